@@ -180,7 +180,7 @@ class Mirror:
         return Context(
             identity=self.identity.id,
             listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
-            store=store if selection.is_everything else SelectedStore(store, selection),
+            store=store if selection.is_everything else SelectedStore(store, selection, self.log),
             router=router,
             client=client,
             selection=selection,

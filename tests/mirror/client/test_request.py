@@ -135,6 +135,25 @@ async def test_a_request_is_not_repeated_once_it_may_have_been_read() -> None:
     assert len(requests) == 2
 
 
+@pytest.mark.parametrize("body", [None, b""])
+async def test_a_get_is_sent_again_if_a_kept_connection_ends(body: bytes | None) -> None:
+    heads: list[bytes] = []
+
+    async def serve(head: bytes, writer: asyncio.StreamWriter) -> None:
+        heads.append(head)
+        if len(heads) == 2:
+            writer.close()
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with raw(serve) as peer, peer_client() as client:
+        for _ in range(2):
+            _, answer = await client.request("GET", peer, "/", body, timeout=20, max_response=9)
+            assert answer == b"ok"
+    assert len(heads) == 3
+    assert all(b"content-length" not in head.lower() for head in heads)
+
+
 async def test_a_kept_connection_that_was_closed_before_is_not_used() -> None:
     requests: list[bytes] = []
     writers: list[asyncio.StreamWriter] = []

@@ -54,8 +54,8 @@ def _entry(descriptor: Descriptor) -> dict[str, object]:
 class Content:
     """A store with a secret and an open image, which share a layer, and a blob that belongs to no image."""
 
-    def __init__(self) -> None:
-        self.store = MemoryStore()
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore()
         self.secret, self.shared, self.open = (self.store.add(each) for each in (b"secret", b"shared", b"open"))
         self.single = self.store.add(b"of no image")
         self.secret_index = add_image(self.store, SECRET, self.secret, self.shared, config=b"{}")
@@ -214,7 +214,7 @@ async def test_content_that_arrives_for_an_excluded_image_is_hidden() -> None:
 async def test_a_request_for_an_excluded_image_counts_for_some_hours_only() -> None:
     """Anybody can write it, for content that is still to come."""
     now = [1000.0]
-    store, digest = SelectedStore(MemoryStore(), Selection(exclude=EXCLUDE), lambda: now[0]), Digest.of(b"later")
+    store, digest = SelectedStore(MemoryStore(), Selection(exclude=EXCLUDE), clock=lambda: now[0]), Digest.of(b"later")
     store.note_excluded_request(digest)
     now[0] += 6 * 3600 - 1
     assert await store.is_excluded(digest)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from peili.mirror.oci.children import Children, children_of
+from peili.mirror.oci.checked_children import checked_children_of
+from peili.mirror.oci.children import Children, all_children_of, children_of
 from peili.mirror.oci.references import DOCKER_LIST, OCI_INDEX, OCI_MANIFEST, Digest
 
 A, B, C, D = (Digest.of(each.encode()) for each in "abcd")
@@ -72,3 +73,17 @@ def test_entries_without_a_platform_are_needed_and_may_be_blobs() -> None:
 def test_a_malformed_document_is_an_error(document: Any) -> None:
     with pytest.raises(ValueError, match=r"digest|expected|nothing for"):
         read(document)
+
+
+def test_what_is_malformed_hides_nothing_else_of_a_document() -> None:
+    odd: list[Any] = [None, 1, [], {}, {"digest": 1}, {"digest": "sha256:1"}]
+    document = {"layers": [*odd, descriptor(A)], "config": "x", "fsLayers": [*odd, {"blobSum": B}], "manifests": None}
+    assert all_children_of(json.dumps(document).encode()) == Children((), (A, B))
+    assert all_children_of(json.dumps({"manifests": [*odd, descriptor(C)], "layers": {}}).encode()) == Children((C,))
+
+
+@pytest.mark.parametrize("media_type", [1, ["foreign"], {"a": "b"}, True])
+def test_a_registry_took_no_manifest_with_such_a_media_type(media_type: Any) -> None:
+    for document in ({"mediaType": media_type}, {"layers": [descriptor(A, mediaType=media_type)]}):
+        with pytest.raises(ValueError, match="no text"):
+            checked_children_of(json.dumps(document).encode())

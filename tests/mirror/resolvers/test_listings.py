@@ -130,3 +130,26 @@ async def test_the_peer_door_has_no_referrers() -> None:
         url = f"{host.mirror.identity.urls[0]}/_resolver/v1/referrers"
         assert (await host.client.get(url, params=ask)).status_code == 400
         assert (await host.client.get(url, params={**ask, "digest": SUBJECT})).status_code == 404
+
+
+async def test_what_is_malformed_in_a_list_hides_nothing_else_of_it() -> None:
+    async with cluster(1, tag_ttl=NEVER) as made:
+        (host,) = made.hosts
+        nested: list[Any] = []
+        for _ in range(300):
+            nested = [nested]
+        odd: list[Any] = [
+            None,
+            1,
+            [],
+            {},
+            {"digest": 1},
+            {"digest": [nested]},
+            {**SIGNATURE, "annotations": {"x": nested}},
+        ]
+        document: dict[str, Any] = {**BOTH, "manifests": [*odd, SBOM]}
+        publish(made.registry, REFERRERS, document)
+        assert (await get(host, REFERRERS)).json()["manifests"] == [SBOM]
+        document = {"tags": [*odd, "v1"]}
+        publish(made.registry, TAGS, document)
+        assert (await get(host, TAGS)).json()["tags"] == ["v1"]

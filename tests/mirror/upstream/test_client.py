@@ -481,6 +481,15 @@ async def test_a_page_at_another_host_is_not_read() -> None:
     assert other.asked == []
 
 
+@pytest.mark.parametrize("link", ["http://[", "//[::1", "http://h:port/x"])
+async def test_a_page_whose_address_is_malformed_is_missing(link: str) -> None:
+    registry = SmallRegistry(200, {"Link": f'<{link}>; rel="next"'}, b"{}")
+    async with registries(registry) as client:
+        answer = await client.fetch(TAGS)
+    assert isinstance(answer, Denied | Fetched)
+    assert (answer == Fetched((b"{}",))) == (link == "http://h:port/x")  # that is another host
+
+
 async def test_a_compressed_answer_is_not_read() -> None:
     registry = SmallRegistry(200, {"Content-Encoding": "gzip"}, b"\x1f\x8b")
     async with registries(registry) as client:

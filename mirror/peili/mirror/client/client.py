@@ -186,7 +186,7 @@ class PeerClient:
             method: The method, for example POST.
             peer: The peer.
             path: The path below the base URL of the peer, with a slash at its start.
-            body: The body of the request; None for a GET.
+            body: The body of the request; None for a GET, which may be sent again.
             timeout: Seconds for everything, up to the end of the response.
             max_response: The largest body of a response that is read, in bytes.
             headers: More headers of the request. With ``Connection: close``, the connection is not kept.
@@ -197,7 +197,7 @@ class PeerClient:
         Raises:
             PeerUnavailable: As for `open`. Also, if the body of the response is too large or its length is not stated.
         """
-        request = _Request(method, path, headers or {}, body)
+        request = _Request(method, path, headers or {}, None if method == "GET" and not body else body)
         with map_exceptions(peer, request):
             async with Deadline(timeout) as deadline:
                 response = await self._try_urls(peer, request, deadline)

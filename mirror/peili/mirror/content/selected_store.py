@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 from typing_extensions import override
 
-from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
 from peili.mirror.oci.children import Children, all_children_of
 from peili.mirror.oci.references import MAX_MANIFEST, Descriptor, Digest, Reference
 from peili.mirror.oci.selection import Selection
@@ -24,6 +25,8 @@ _RETRY = 0.5
 _MAX_REQUESTED = 65_536
 _REQUESTED_TTL = 6 * 3600.0
 """Seconds for which a request says that something belongs to an excluded image. No pull takes longer."""
+_MOST_UNREAD = 16
+"""Manifests that can't be read. If there are more, the store does not answer."""
 
 
 class SelectedStore(Store):
@@ -37,23 +40,34 @@ class SelectedStore(Store):
     Args:
         store: The store.
         selection: Which images the mirror is for.
+        log: Receives which manifests can't be read. What such a manifest refers to does not belong to its image.
         clock: Seconds that never go back, for the requests.
     """
 
-    def __init__(self, store: Store, selection: Selection, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        selection: Selection,
+        log: logging.Logger | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._selection = selection
+        self._log = log or logging.getLogger("peili")
         self._allowed = frozenset[Digest]()  # what belongs to images that are not excluded
         self._excluded = frozenset[Digest]()  # what belongs to images that are excluded
         self._requested: Expiring[Digest, None] = Expiring(_MAX_REQUESTED, clock)  # for excluded images
         self._children: dict[Digest, Children] = {}  # of the manifests of all images
         self._expires = 0.0
+        self._changes = 0  # how often something has changed, as far as this host knows
+        self._read_after = -1  # how many of them were over when the list was read
         self._reading: asyncio.Event | None = None
 
     def note_excluded_request(self, digest: Digest) -> None:
         """Note that this host's runtime has requested `digest` for an image that is excluded."""
-        if self._requested.is_empty():
-            self._expires = 0.0  # what belongs to other images was of no interest so far
+        is_new = digest not in self._requested
+        if self._requested.is_empty() or (is_new and digest in self._allowed):
+            self._changes += 1  # what belongs to other images was of no interest so far, or an index allowed it
         self._requested.set(digest, None, _REQUESTED_TTL)
 
     async def is_excluded(self, digest: Digest) -> bool:
@@ -69,8 +83,11 @@ class SelectedStore(Store):
         return digest not in self._allowed and (digest in self._excluded or digest in self._requested)
 
     async def _update(self) -> None:
-        """Read the list of images again if it is too old. Only one task reads it, and the others wait."""
-        while time.monotonic() >= self._expires:
+        """Read the list of images again if it is too old. Only one task reads it, and the others wait.
+
+        A list counts only for changes that were over before it was read.
+        """
+        while self._read_after != self._changes or time.monotonic() >= self._expires:
             if self._reading is not None:
                 await self._reading.wait()
                 continue
@@ -82,6 +99,7 @@ class SelectedStore(Store):
                 done.set()
 
     async def _read_images(self) -> None:
+        changes, unread = self._changes, set[Digest]()
         images = await self._store.images()
         allowed = {each.digest for reference, each in images if self._allows(reference)}
         excluded = {each.digest for reference, each in images if not self._allows(reference)}
@@ -89,10 +107,12 @@ class SelectedStore(Store):
         excluded |= {digest for registry, name, digest in named if not self._selection.allows(registry, name)}
         known: dict[Digest, Children] = {}
         if excluded or not self._requested.is_empty():
-            excluded = await self._closure(excluded, known, lambda _: True)
-            allowed = await self._closure(allowed, known, lambda each: each not in excluded and self._may_allow(each))
+            excluded = await self._closure(excluded, known, unread, lambda _: True)
+            allowed = await self._closure(
+                allowed, known, unread, lambda each: each not in excluded and self._may_allow(each)
+            )
         self._allowed, self._excluded, self._children = frozenset(allowed), frozenset(excluded), known
-        self._expires = time.monotonic() + _TTL
+        self._expires, self._read_after = time.monotonic() + _TTL, changes
 
     def _allows(self, reference: Reference) -> bool:
         return self._selection.allows(reference.registry, reference.repository, reference.tag)
@@ -102,17 +122,18 @@ class SelectedStore(Store):
         return manifest not in self._requested or (manifest in self._allowed and manifest in self._children)
 
     async def _closure(
-        self, roots: set[Digest], known: dict[Digest, Children], counts: Callable[[Digest], bool]
+        self, roots: set[Digest], known: dict[Digest, Children], unread: set[Digest], counts: Callable[[Digest], bool]
     ) -> set[Digest]:
         """Return `roots` and everything that they refer to. Add the children of each manifest to `known`.
 
-        `counts` returns whether a manifest in an index counts, with what it refers to. Anybody can write an index that
-        names a manifest of others, for another platform, so that no runtime fetches it for this index.
+        A manifest that can't be read is added to `unread`. `counts` returns whether a manifest in an index counts, with
+        what it refers to. Anybody can write an index that names a manifest of others, for another platform, so that no
+        runtime fetches it for this index.
         """
         found, waiting = set(roots), list(roots)
         while waiting:
             digest = waiting.pop()
-            children = known.get(digest) or self._children.get(digest) or await self._read_children(digest)
+            children = known.get(digest) or self._children.get(digest) or await self._read_children(digest, unread)
             if children is not None:
                 known[digest] = children
                 new = {each for each in children.manifests if each not in found and counts(each)}
@@ -120,13 +141,20 @@ class SelectedStore(Store):
                 found |= new.union(children.blobs)
         return found
 
-    async def _read_children(self, digest: Digest) -> Children | None:
-        """Return what a manifest refers to; None if it is not there, or is no manifest."""
+    async def _read_children(self, digest: Digest, unread: set[Digest]) -> Children | None:
+        """Return what a manifest refers to; None if it is not there, is no manifest, or can't be read."""
         try:
             async with await self._store.open(digest) as content:
                 return all_children_of(await read_whole(content, MAX_MANIFEST))
-        except (NotFound, Aborted, ValueError, RecursionError):
+        except (NotFound, Aborted, ValueError):
             return None
+        except Exception as error:
+            self._log.debug("%s can't be read, so what it refers to is not known: %r", digest, error)
+            unread.add(digest)
+            if len(unread) > _MOST_UNREAD:
+                raise StoreUnavailable(f"more than {_MOST_UNREAD} manifests can't be read") from error
+        await self._store.images()  # raises StoreUnavailable if it is the store that does not answer
+        return None
 
     async def _require(self, digest: Digest) -> None:
         if await self.is_excluded(digest):
@@ -172,7 +200,7 @@ class SelectedStore(Store):
         async with aclosing(self._store.watch()) as batches:
             async for batch in batches:
                 if any(isinstance(event, (Have, Gone)) and isinstance(event.key, Reference) for event in batch):
-                    self._expires = 0.0  # an image is new or gone
+                    self._changes += 1  # an image is new or gone
                 await self._update_patiently()
                 events = [change for event in batch for change in self._select(event, hidden, shown)]
                 again = [each for digest, each in hidden.items() if not self._is_excluded(digest)]

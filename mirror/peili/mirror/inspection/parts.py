@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from peili.mirror.oci.documents import digest_in, read_object, size_in
 from peili.mirror.oci.references import OCI_INDEX, Digest, detect_media_type, is_manifest
 from peili.mirror.peer_api.peers import Holder, Peer
 
@@ -67,7 +67,7 @@ def children(data: bytes) -> list[Part]:
     media_type = detect_media_type(data)
     if not is_manifest(media_type):
         return []
-    document = cast("Mapping[str, Any]", json.loads(data))
+    document = read_object(data)
     if isinstance(document.get("manifests"), list) or media_type == OCI_INDEX:
         entries = [each for each in _entries(document.get("manifests")) if _is_image(each)]
         fitting = [each for each in entries if _is_for_this_platform(each)]
@@ -87,14 +87,13 @@ def _parts(entries: list[Mapping[str, Any]], kind: str) -> list[Part]:
 def _valid_parts(entries: list[Mapping[str, Any]], kind: str) -> Iterator[Part]:
     seen: set[Digest] = set()
     for each in entries:
-        size = each.get("size")
         try:
-            digest = Digest(str(each.get("digest", "")))
+            digest = digest_in(each)
         except ValueError:
             continue
         if digest not in seen:
             seen.add(digest)
-            yield Part(kind, digest, size if isinstance(size, int) and size >= 0 else None)
+            yield Part(kind, digest, size_in(each))
 
 
 def _is_image(entry: Mapping[str, Any]) -> bool:

@@ -7,10 +7,10 @@ one counts. So a document that can be read in two ways refers to nothing.
 
 from __future__ import annotations
 
-import json
-from typing import Any, cast
+from typing import Any
 
 from peili.mirror.oci.children import Children
+from peili.mirror.oci.documents import digest_in, list_of, read_object, table_of, text_in
 from peili.mirror.oci.references import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Digest
 
 _MEANINGFUL = ("schemaVersion", "mediaType", "config", "layers", "manifests", "digest", "size", "urls")
@@ -28,8 +28,8 @@ def checked_children_of(data: bytes) -> Children:
     Raises:
         ValueError: `data` is malformed, or can be read in two ways.
     """
-    document = _table(json.loads(data.decode(), object_pairs_hook=_unambiguous))
-    match str(document.get("mediaType") or ""):
+    document = read_object(data.decode(), _unambiguous)
+    match text_in(document, "mediaType"):
         case media_type if media_type in {OCI_MANIFEST, DOCKER_MANIFEST}:
             is_index = False
         case media_type if media_type in {OCI_INDEX, DOCKER_LIST}:
@@ -43,7 +43,7 @@ def checked_children_of(data: bytes) -> Children:
     if is_index:
         return Children(manifests=_digests(document.get("manifests", [])))
     config = [document["config"]] if document.get("config") else []
-    return Children(blobs=_digests([*config, *_list(document.get("layers", []))]))
+    return Children(blobs=_digests([*config, *list_of(document.get("layers", []))]))
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -53,26 +53,16 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name in table:
         if _SPELLINGS.get(name.casefold(), name) != name:
             raise ValueError(f"the manifest has {name!r}, which some readers take for another name")
+    if not isinstance(table.get("mediaType") or "", str):
+        raise ValueError("the manifest has a media type that is no text")  # noqa: TRY004 - the input is wrong
     return table
 
 
 def _digests(descriptors: object) -> tuple[Digest, ...]:
-    tables = [_table(each) for each in _list(descriptors)]
+    tables = [table_of(each) for each in list_of(descriptors)]
     kept = [each for each in tables if not each.get("urls") and not _is_kept_elsewhere(each)]
-    return tuple(dict.fromkeys(Digest(str(each.get("digest"))) for each in kept))
+    return tuple(dict.fromkeys(digest_in(each) for each in kept))
 
 
 def _is_kept_elsewhere(descriptor: dict[str, Any]) -> bool:
-    return any(each in str(descriptor.get("mediaType", "")) for each in _KEPT_ELSEWHERE)
-
-
-def _table(value: object) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return cast("dict[str, Any]", value)
-    raise ValueError("the manifest has something else where an object is expected")
-
-
-def _list(value: object) -> list[object]:
-    if isinstance(value, list):
-        return cast("list[object]", value)
-    raise ValueError("the manifest has something else where a list is expected")
+    return any(each in text_in(descriptor, "mediaType") for each in _KEPT_ELSEWHERE)

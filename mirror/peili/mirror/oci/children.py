@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform as machine
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+from peili.mirror.oci.documents import digest_in, list_of, read_object, table_of, text_in
 from peili.mirror.oci.references import Digest, is_manifest
 
 _MACHINES = {
@@ -52,34 +53,32 @@ def children_of(data: bytes, platform: str) -> Children:
     Raises:
         ValueError: `data` is malformed, or an index without anything for `platform`.
     """
-    document = _table(json.loads(data))
+    document = read_object(data)
     if "manifests" in document:
-        entries = _chosen([_table(each) for each in _list(document["manifests"])], platform)
+        entries = _chosen([table_of(each) for each in list_of(document["manifests"])], platform)
         if not entries:
             raise ValueError(f"the index has nothing for {platform}")
-        manifests = [each for each in entries if is_manifest(str(each.get("mediaType", "")))]
-        blobs = [each for each in entries if each not in manifests]
+        typed = [(is_manifest(text_in(each, "mediaType")), each) for each in entries]
+        manifests, blobs = ([each for is_one, each in typed if is_one is wanted] for wanted in (True, False))
         return Children(_digests(manifests), _digests(blobs))
-    layers = [each for each in map(_table, _list(document.get("layers", []))) if not each.get("urls")]
-    config = [_table(document["config"])] if "config" in document else []
-    old_layers = [Digest(str(_table(each)["blobSum"])) for each in _list(document.get("fsLayers", []))]  # schema 1
-    return Children((), tuple(dict.fromkeys([*_digests([*config, *layers]), *old_layers])))
+    layers = [each for each in map(table_of, list_of(document.get("layers", []))) if not each.get("urls")]
+    config = [table_of(document["config"])] if "config" in document else []
+    old_layers = map(table_of, list_of(document.get("fsLayers", [])))  # schema 1
+    return Children((), _once([*_digests([*config, *layers]), *_digests(old_layers, "blobSum")]))
 
 
 def all_children_of(data: bytes) -> Children:
     """Return everything that the manifest or the index in `data` refers to, for every platform.
 
-    Nobody need have checked that: see checked_children.py.
+    Nobody need have checked that: see checked_children.py. What is malformed in it is left out.
 
     Raises:
-        ValueError: `data` is malformed.
+        ValueError: `data` is no JSON object.
     """
-    document = _table(json.loads(data))
-    entries = [_table(each) for each in _list(document.get("manifests", []))]
-    parts = [*_list(document.get("layers", [])), *_list(document.get("blobs", [])), document.get("config", {})]
-    tables = [table for each in parts if "digest" in (table := _table(each))]
-    old_layers = [Digest(str(_table(each)["blobSum"])) for each in _list(document.get("fsLayers", []))]  # schema 1
-    return Children(_digests(entries), tuple(dict.fromkeys([*_digests(tables), *old_layers])))
+    document = read_object(data)
+    parts = [document.get("config"), *_items(document, "layers"), *_items(document, "blobs")]
+    blobs = [*_valid_digests(parts), *_valid_digests(_items(document, "fsLayers"), "blobSum")]  # those of schema 1
+    return Children(_once(_valid_digests(_items(document, "manifests"))), _once(blobs))
 
 
 def _chosen(entries: list[Mapping[str, Any]], platform: str) -> list[Mapping[str, Any]]:
@@ -88,8 +87,8 @@ def _chosen(entries: list[Mapping[str, Any]], platform: str) -> list[Mapping[str
     architecture, _, variant = rest.partition("/")
     matching: dict[str, list[Mapping[str, Any]]] = {}
     for each in entries:
-        its = _table(each.get("platform", {}))
-        its_variant = str(its.get("variant") or "")
+        its = table_of(each.get("platform", {}))
+        its_variant = text_in(its, "variant")
         is_runnable = not variant or its_variant <= variant  # v6 and v7, as strings
         if (its.get("os"), its.get("architecture")) == (system, architecture) and is_runnable:
             matching.setdefault(its_variant if variant else "", []).append(each)
@@ -97,17 +96,22 @@ def _chosen(entries: list[Mapping[str, Any]], platform: str) -> list[Mapping[str
     return [*newest, *(each for each in entries if "platform" not in each)]
 
 
-def _digests(descriptors: list[Mapping[str, Any]]) -> tuple[Digest, ...]:
-    return tuple(dict.fromkeys(Digest(str(each.get("digest"))) for each in descriptors))
+def _digests(descriptors: Iterable[Mapping[str, Any]], name: str = "digest") -> tuple[Digest, ...]:
+    return _once(digest_in(each, name) for each in descriptors)
 
 
-def _table(value: object) -> Mapping[str, Any]:
-    if isinstance(value, dict):
-        return cast("Mapping[str, Any]", value)
-    raise ValueError("the manifest has something else where an object is expected")
+def _valid_digests(descriptors: Iterable[object], name: str = "digest") -> Iterator[Digest]:
+    for each in descriptors:
+        with suppress(ValueError):
+            yield digest_in(table_of(each), name)
 
 
-def _list(value: object) -> list[object]:
-    if isinstance(value, list):
-        return cast("list[object]", value)
-    raise ValueError("the manifest has something else where a list is expected")
+def _items(document: Mapping[str, Any], name: str) -> list[object]:
+    try:
+        return list_of(document.get(name))
+    except ValueError:
+        return []
+
+
+def _once(digests: Iterable[Digest]) -> tuple[Digest, ...]:
+    return tuple(dict.fromkeys(digests))

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import json
 import os
 import time
 from collections import OrderedDict
@@ -31,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, cast
 
 from peili.mirror.limits import KIB, MIB
+from peili.mirror.oci.documents import digest_in, list_of, read_object, size_in
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.received import BLOCK, PREFIX_LENGTH
 
@@ -242,16 +242,13 @@ class KnownSizes:
     def add_manifest(self, manifest: bytes) -> None:
         """Note the sizes that `manifest`, which was verified, states for other digests. Never raises."""
         try:
-            document: Any = json.loads(manifest)
-        except (ValueError, RecursionError):
+            document = read_object(manifest)
+        except ValueError:
             return
-        if not isinstance(document, dict):
-            return
-        fields = cast("dict[str, Any]", document)
-        descriptors: list[Any] = [fields.get(name) for name in _DESCRIPTORS]
+        descriptors: list[Any] = [document.get(name) for name in _DESCRIPTORS]
         for name in _DESCRIPTOR_LISTS:
-            if isinstance(fields.get(name), list):
-                descriptors += cast("list[Any]", fields[name])
+            if isinstance(document.get(name), list):
+                descriptors += list_of(document[name])
         for descriptor in descriptors:
             if isinstance(descriptor, dict):
                 self._add_descriptor(cast("dict[str, Any]", descriptor))
@@ -265,11 +262,10 @@ class KnownSizes:
         return self._verified.get(digest, self._stated.get(digest))
 
     def _add_descriptor(self, descriptor: dict[str, Any]) -> None:
-        text, size = descriptor.get("digest"), descriptor.get("size")
-        if not isinstance(text, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        if (size := size_in(descriptor)) is None:
             return
         try:
-            digest = Digest(text)
+            digest = digest_in(descriptor)
         except ValueError:
             return
         self._remember(self._stated, digest, size if self._stated.get(digest, size) == size else None)

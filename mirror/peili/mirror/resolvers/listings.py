@@ -7,11 +7,12 @@ import json
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 from urllib.parse import urlencode
 
 from peili.mirror.errors import PeerUnavailable
+from peili.mirror.oci.documents import digest_in, list_of, read_object, table_of
 from peili.mirror.oci.references import OCI_INDEX, Digest, is_tag
 from peili.mirror.oci.requests import Endpoint, Requester
 from peili.mirror.peer_api.peers import Peer
@@ -30,6 +31,8 @@ _MOST_LISTS = 1024
 _MEMORY = 4
 """How many of the largest answers are remembered at the same time."""
 _ASKED_PEERS = 8
+_MAX_DEPTH = 16
+"""Levels of a descriptor. The OCI image spec has three."""
 
 _Key: TypeAlias = tuple[Endpoint, str, str, str, bytes]
 """What is asked, and the fingerprint of the requester if only some may know the answer."""
@@ -128,7 +131,7 @@ class Listings:
         limits = self._context.limits
         try:
             head, body = await self._context.client.request(
-                "GET", peer, path, b"", timeout=limits.lookup_timeout, max_response=limits.upstream_answer
+                "GET", peer, path, None, timeout=limits.lookup_timeout, max_response=limits.upstream_answer
             )
         except PeerUnavailable as error:
             self._context.log.debug("peer %s says nothing about referrers: %s", peer.id, error)
@@ -172,11 +175,10 @@ def _items(answer: Fetched, name: str, parse: Callable[[Any], Any]) -> tuple[Any
     found: dict[str, Any] = {}
     for page in answer.pages:
         try:
-            document: Any = json.loads(page)
-        except (ValueError, RecursionError):
+            items = list_of(read_object(page).get(name))
+        except ValueError:
             continue
-        items: object = cast("dict[str, Any]", document).get(name) if isinstance(document, dict) else None
-        for item in cast("list[object]", items) if isinstance(items, list) else []:
+        for item in items:
             if (parsed := parse(item)) is not None:
                 found.setdefault(json.dumps(parsed, sort_keys=True), parsed)
     return tuple(found.values())
@@ -188,11 +190,20 @@ def _tag(item: Any) -> str | None:
 
 def _descriptor(item: Any) -> Mapping[str, Any] | None:
     """Return a descriptor with a digest as it is."""
-    if not isinstance(item, dict):
-        return None
-    descriptor = cast("dict[str, Any]", item)
     try:
-        Digest(str(descriptor.get("digest")))
+        descriptor = table_of(item)
+        digest_in(descriptor)
     except ValueError:
         return None
-    return descriptor
+    return None if _is_deep(descriptor, _MAX_DEPTH) else descriptor
+
+
+def _is_deep(value: object, most: int) -> bool:
+    """Return whether a value has more than `most` levels. Python can't write any number of them."""
+    if isinstance(value, dict):
+        inner: Iterable[object] = cast("dict[str, object]", value).values()
+    elif isinstance(value, list):
+        inner = cast("list[object]", value)
+    else:
+        return False
+    return most == 0 or any(_is_deep(each, most - 1) for each in inner)

@@ -91,7 +91,7 @@ async def _ask(context: Context, peer: Peer, reference: Reference) -> TagAnswer:
     """Return what a peer knows; nothing if it does not answer."""
     try:
         head, body = await context.client.request(
-            "GET", peer, tag_path(reference), b"", timeout=context.limits.lookup_timeout / 2, max_response=_MAX_ANSWER
+            "GET", peer, tag_path(reference), None, timeout=context.limits.lookup_timeout / 2, max_response=_MAX_ANSWER
         )
         return TagAnswer.parse(body) if head.status == 200 else TagAnswer()
     except (PeerUnavailable, ValueError) as error:

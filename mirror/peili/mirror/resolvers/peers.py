@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Collection
 from contextlib import aclosing, suppress
-from typing import cast
 
 from typing_extensions import override
 
 from peili.mirror.errors import FailureReason, PeerUnavailable, Unavailable
+from peili.mirror.oci.documents import list_of, read_object
 from peili.mirror.oci.references import Descriptor, Digest, Reference, is_tag
 from peili.mirror.oci.requests import Endpoint, Target
 from peili.mirror.peer_api.peers import Peer
@@ -59,13 +58,12 @@ async def _tags_at(context: Context, peer: Peer, target: Target) -> list[str]:
     """Return the tags that a peer lists; none if it does not answer with a list."""
     try:
         head, body = await context.client.request(
-            "GET", peer, target.peer_path, b"", timeout=context.limits.lookup_timeout, max_response=_MAX_LIST
+            "GET", peer, target.peer_path, None, timeout=context.limits.lookup_timeout, max_response=_MAX_LIST
         )
-        tags: object = json.loads(body)["tags"] if head.status == 200 else []
-    except (PeerUnavailable, TimeoutError, ValueError, KeyError, TypeError, RecursionError) as error:
+        listed = list_of(read_object(body).get("tags")) if head.status == 200 else []
+    except (PeerUnavailable, TimeoutError, ValueError) as error:
         context.log.debug("the tags at %s are not known: %r", peer.id, error)
         return []
-    listed = cast("list[object]", tags) if isinstance(tags, list) else []
     return [each for each in listed if isinstance(each, str) and is_tag(each)]
 
 

@@ -116,9 +116,10 @@ class SharedTags:
         self, home: Peer, method: str, path: str, timeout: float, parse: Callable[[bytes], KnownTag | None]
     ) -> KnownTag | None:
         """Return what the home answers; None if it has no answer."""
+        sent = b"" if method == "POST" else None
         try:
             head, body = await self._context.client.request(
-                method, home, path, b"", timeout=timeout, max_response=_MAX_ANSWER
+                method, home, path, sent, timeout=timeout, max_response=_MAX_ANSWER
             )
             return parse(body) if head.status == 200 else None
         except (PeerUnavailable, ValueError) as error:

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from functools import partial
 
 from peili.mirror.errors import PeiliError
+from peili.mirror.oci.children import Children
 from peili.mirror.oci.references import Digest, Key, Reference
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
@@ -30,6 +31,8 @@ _NOTED_WITHIN = 0.5
 """Seconds in which a store knows that content was fetched from a registry."""
 _MOST = 65_536
 """How many digests are remembered of which a registry has said something."""
+_MOST_UNREAD = 16
+"""Manifests that can't be read. If there are more, the store does not answer."""
 
 
 class Repositories:
@@ -156,21 +159,26 @@ class Repositories:
 
     async def _read_images(self) -> dict[Digest, bool]:
         """Return what belongs to images, and whether it is open. Raises PeiliError."""
-        images = await call(self._context.store.repositories, self._context, "the store", allowed=(PeiliError,))
+        images = await self._images()
         covered, uncovered = set[Digest](), set[Digest]()
         for registry, repository, digest in images:
             (covered if self._coverage.covers(registry, repository) else uncovered).add(digest)
-        closed, _ = await self._closure(covered, lambda _: True)
-        named, absent = await self._closure(uncovered, lambda each: each not in closed and self._may_open(each))
+        unread = set[Digest]()
+        closed, _ = await self._closure(covered, unread, lambda _: True)
+        # Any index may name what covered images have, so it must be known what that is.
+        may_open = self._is_listed_open if unread else self._may_open
+        named, absent = await self._closure(uncovered, unread, lambda each: each not in closed and may_open(each))
+        self._is_outdated |= bool(unread)
         return dict.fromkeys(closed, False) | dict.fromkeys(named - absent, True)
 
     async def _closure(
-        self, roots: Collection[Digest], counts: Callable[[Digest], bool]
+        self, roots: Collection[Digest], unread: set[Digest], counts: Callable[[Digest], bool]
     ) -> tuple[set[Digest], set[Digest]]:
-        """Return what images have, and the manifests of it that are not here.
+        """Return what images have, and the manifests of it that are not here, or can't be read.
 
         Args:
             roots: The images.
+            unread: Receives the manifests that can't be read.
             counts: Returns whether a manifest in an index counts, with what it refers to. Anybody can write an index
                 that names a manifest of others, for another platform, so that no runtime fetches it for this index.
 
@@ -179,14 +187,31 @@ class Repositories:
         """
         found, absent, stack = set(roots), set[Digest](), list(roots)
         while stack:
-            children = await self._manifests.of(digest := stack.pop())
-            if children is None:
+            if (children := await self._children(digest := stack.pop(), unread)) is None:
                 absent.add(digest)
                 continue
             new = {each for each in children.manifests if each not in found and counts(each)}
             stack += new
             found |= new.union(children.blobs)
         return found, absent
+
+    async def _children(self, digest: Digest, unread: set[Digest]) -> Children | None:
+        """Return what a manifest refers to; None if it is not here, or can't be read. One file may be damaged."""
+        try:
+            return await self._manifests.of(digest)
+        except PeiliError as error:
+            self._context.log.debug("%s can't be read, so what it refers to is not known: %s", digest, error)
+            unread.add(digest)
+            if len(unread) > _MOST_UNREAD:
+                raise
+        await self._images()  # raises if it is the store that does not answer
+        return None
+
+    async def _images(self) -> Collection[tuple[str, str, Digest]]:
+        return await call(self._context.store.repositories, self._context, "the store", allowed=(PeiliError,))
+
+    def _is_listed_open(self, digest: Digest) -> bool:
+        return self._listed.get(digest, False)
 
     def _may_open(self, manifest: Digest) -> bool:
         """Return whether an index opens a manifest: not if it arrives now for those with rights, and was not open."""

@@ -242,6 +242,9 @@ def next_page(reply: RegistryReply, url: str) -> str | None:
     """Return the URL of the page after the one at `url` (RFC 8288); None for the last one.
 
     A page at another host is none: it would get the Authorization header.
+
+    Raises:
+        ValueError: The URL is malformed.
     """
     for link, parameters in _LINK.findall(reply.headers.get("link", "")):
         if _NEXT.search(parameters):

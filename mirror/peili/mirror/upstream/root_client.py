@@ -129,7 +129,11 @@ class RootClient:
             if (refused := refusal(reply)) is not None:
                 return refused
             pages.append(reply.body)
-            if (following := next_page(reply, exchange.url)) is None:
+            try:
+                following = next_page(reply, exchange.url)
+            except ValueError as error:
+                return Denied(f"it names a next page that can't be asked for: {error}")
+            if following is None:
                 return Fetched(tuple(pages))
             following = _naming(question.registry, root, following)
             exchange = replace(exchange, url=following, most=exchange.most - len(reply.body))

@@ -48,7 +48,7 @@ def read_slice(item: Mapping[str, Any], port: int | None) -> tuple[PodAddress, .
         port: The port; None for that of the slice, which is the one named ``peer``, or its only one.
     """
     port = port if port is not None else _port_of(item)
-    if port is None or item.get("addressType") not in _ADDRESS_TYPES:
+    if port is None or _text(item.get("addressType")) not in _ADDRESS_TYPES:
         return ()
     found = (_read_endpoint(each, port) for each in _tables(item.get("endpoints")))
     return tuple(each for each in found if each is not None)
@@ -84,7 +84,7 @@ def _port_of(item: Mapping[str, Any]) -> int | None:
     named = [each for each in ports if each.get("name") == PORT_NAME]
     chosen = named or ports
     number = chosen[0].get("port") if len(chosen) == 1 else None
-    return number if isinstance(number, int) and 0 < number < 65536 else None
+    return number if isinstance(number, int) and not isinstance(number, bool) and 0 < number < 65536 else None
 
 
 def peers_of(endpoints: Iterable[PodAddress], urls: MemberUrls, zones: Mapping[str, str]) -> list[Peer]:
