@@ -91,6 +91,16 @@ class NeverGone(MemoryStore):
             yield [event for event in events if not isinstance(event, Gone)]
 
 
+class HidesMovedTags(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        known: set[object] = set()
+        async for events in super().watch():
+            tags = {event.key for event in events if isinstance(event, Have) and isinstance(event.key, Reference)}
+            yield [event for event in events if not isinstance(event, Have) or event.key not in known]
+            known |= tags
+
+
 class ReportsUnknownContent(MemoryStore):
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
@@ -214,6 +224,7 @@ BROKEN_STORES: dict[type[MemoryStore], str] = {
     Unsorted: "images returns all references",
     SyncedFirst: "watch first yields everything",
     NeverGone: "watch yields what is added and removed",
+    HidesMovedTags: "watch yields what each tag means",
     ReportsUnknownContent: "everything that watch yields",
     ReportsIngestsAsComplete: "watch yields an ingest and its growth",
     HidesIngests: "watch yields an ingest and its growth",

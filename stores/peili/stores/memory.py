@@ -144,7 +144,7 @@ class MemoryStore(Store):
 
     def _state_of(self, key: Key) -> StoreEvent:
         if isinstance(key, Reference):
-            return Have(key) if key in self._tags else Gone(key)
+            return Have(key, target=self._tags[key].digest) if key in self._tags else Gone(key)
         if blob := self._blobs.get(key):
             return Have(key, blob.descriptor.size)
         if ingest := self._ingests.get(key):

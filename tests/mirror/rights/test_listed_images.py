@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 
 import pytest
 from tests.mirror.content.test_excluded_images import FaultyStore
 from tests.mirror.rights.hosts import add_image
+from tests.support.clock import Clock
 from tests.support.waiting import WAIT
+from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Reference, StoreUnavailable
 from peili.mirror.oci.references import OCI_INDEX
@@ -24,11 +27,23 @@ pytestmark = pytest.mark.anyio
 OPEN, COVERED = (Reference("registry.example", name, "v1") for name in ("free/app", "team/app"))
 
 
+class NamingStore(FaultyStore):
+    """A store that also has images without a tag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named: list[tuple[str, str, Digest]] = []
+
+    @override
+    async def repositories(self) -> Collection[tuple[str, str, Digest]]:
+        return [*await super().repositories(), *self.named]
+
+
 class Host:
     """A store with an open image and a covered one, each with a layer of its own."""
 
     def __init__(self) -> None:
-        self.store = FaultyStore()
+        self.store = NamingStore()
         self.layer, self.secret, self.other = (self.store.add(each) for each in (b"layer", b"secret", b"other"))
         self.image = add_image(self.store, self.layer, config=b"{}")
         self.covered_manifest = add_image(self.store, self.secret, config=b"{ }")
@@ -42,11 +57,10 @@ class Host:
         return self.store.add(json.dumps(document).encode())
 
     @asynccontextmanager
-    async def following(self) -> AsyncGenerator[Repositories]:
+    async def following(self, clock: Callable[[], float] = time.monotonic) -> AsyncGenerator[Repositories]:
         async with context_for(self.store) as context:
-            repositories = Repositories(
-                context, Coverage(["registry.example/team/*"]), ManifestChildren(context), ttl=300
-            )
+            coverage = Coverage(["registry.example/team/*"])
+            repositories = Repositories(context, coverage, ManifestChildren(context), ttl=300, clock=clock)
             task = asyncio.create_task(repositories.run())
             try:
                 yield repositories
@@ -95,3 +109,32 @@ async def test_nothing_is_known_while_the_store_is_away() -> None:
         assert not await repositories.is_open(host.layer.digest)
         host.store.lists_before_away = 1000
         await until_open(repositories, host.layer.digest)
+
+
+async def test_a_tag_that_moves_closes_the_old_image_and_opens_the_new_one() -> None:
+    host = Host()
+    async with host.following() as repositories:
+        assert await repositories.is_open(host.layer.digest)
+        moved = add_image(host.store, host.other, config=b"{}")  # of the same size
+        assert moved.size == host.image.size
+        await until_open(repositories, host.layer.digest)
+        assert not await repositories.is_open(host.other.digest)  # a peer asks before the image is recorded
+        host.store.tag(OPEN, moved)
+        await until_open(repositories, host.other.digest)
+        assert not await repositories.is_open(host.layer.digest)
+
+
+async def test_the_list_is_read_again_in_time_if_nothing_says_that_an_image_is_new() -> None:
+    """As after a pull by digest, for which there is no tag."""
+    host = Host()
+    named = add_image(host.store, host.other, config=b"{}")
+    clock = Clock()
+    async with host.following(clock) as repositories:
+        clock.now += 2
+        assert await repositories.is_open(host.layer.digest)
+        assert not await repositories.is_open(host.other.digest)
+        host.store.named = [(OPEN.registry, OPEN.repository, named.digest)]
+        clock.now += 2
+        assert not await repositories.is_open(host.other.digest)
+        clock.now += 10
+        assert await repositories.is_open(host.other.digest)

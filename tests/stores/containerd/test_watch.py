@@ -58,6 +58,20 @@ async def test_watchers_see_an_imported_image(store: ContainerdStore, namespace:
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
 
 
+async def test_watchers_see_that_a_tag_moves_to_an_image_of_the_same_size(
+    store: ContainerdStore, namespace: Namespace
+) -> None:
+    before = (await namespace.load()).target
+    async with watching(store) as seen:
+        await seen.until(lambda: seen.synced and DEMO in seen.have, within=PROMPT)
+        assert seen.have[DEMO].target == before.digest
+        now = (await namespace.load()).target  # containerd updates its record, as after a pull
+        assert before.digest != now.digest
+        assert before.size == now.size
+        await seen.until(lambda: seen.have[DEMO].target == now.digest, within=PROMPT)
+        assert Gone(DEMO) not in seen.events
+
+
 async def test_watchers_see_a_blob_without_an_image(store: ContainerdStore, namespace: Namespace) -> None:
     async with watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from peili.mirror.errors import Aborted
-from peili.mirror.oci.references import Key
+from peili.mirror.oci.references import Digest, Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ class Have(StoreEvent):
         size: Its size in bytes, if known.
         complete: Whether the content is whole. If not, it is still arriving.
         available: How many bytes from the start have arrived, if it is not whole.
+        target: What a tag means here; None for a digest. A tag that moves is then in another state.
     """
 
     key: Key
     size: int | None = None
     complete: bool = True
     available: int | None = None
+    target: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

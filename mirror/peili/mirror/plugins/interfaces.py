@@ -115,6 +115,8 @@ class Store(Plugin):
         and yields it again while it grows; twice a second is enough. In the end, it yields a complete `Have` or a
         `Gone`. A store that notices that nobody writes the content any more yields `Gone`, and a `Have` if somebody
         continues. Until then, `open` does not show the content, and waits for more of it raise Aborted.
+
+        A tag is a `Have` with its target, which is yielded again when the tag means something else.
         """
 
     @abstractmethod

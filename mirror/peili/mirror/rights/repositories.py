@@ -29,6 +29,8 @@ _PAUSE = 1.0
 """Seconds between two readings of the list of images."""
 _NOTED_WITHIN = 0.5
 """Seconds in which a store knows that content was fetched from a registry."""
+_TTL = 10.0
+"""Seconds for which the list counts that nothing has changed since. Not each store says when an image is new."""
 _MOST = 65_536
 """How many digests are remembered of which a registry has said something."""
 _MOST_UNREAD = 16
@@ -43,12 +45,21 @@ class Repositories:
         coverage: Which repositories are covered.
         manifests: What manifests refer to.
         ttl: Seconds for which it is remembered what a registry said.
+        clock: Seconds that never go back, for the list of images.
 
     Attributes:
         arrivals: What the runtime requests, and what arrives.
     """
 
-    def __init__(self, context: Context, coverage: Coverage, manifests: ManifestChildren, ttl: float) -> None:
+    def __init__(
+        self,
+        context: Context,
+        coverage: Coverage,
+        manifests: ManifestChildren,
+        ttl: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self.arrivals = Arrivals()
         self._context = context
         self._coverage = coverage
@@ -67,13 +78,13 @@ class Repositories:
 
     def is_certainly_open(self, digest: Digest) -> bool:
         """Return whether `digest` is known to be open. Costs nothing; False may only mean that nobody has looked."""
-        is_too_old = self._has_other_images and time.monotonic() >= self._read_at + _PAUSE
+        is_too_old = self._has_other_images and self._clock() >= self._read_at + _PAUSE
         return digest in self._confirmed or (self._listed.get(digest, False) and not is_too_old)
 
     async def is_open(self, key: Key) -> bool:
         """Return whether everybody may know that this host has `key`, and get its content.
 
-        The list of images is read again if it may have changed, but at most once a second.
+        The list of images is read again if it may have changed or is ten seconds old, but at most once a second.
         """
         if isinstance(key, Reference):
             return not self._coverage.covers(key.registry, key.repository)
@@ -143,7 +154,7 @@ class Repositories:
     async def _update(self) -> None:
         """Read the list of images, if it may have changed. Only one task reads it, and the others wait."""
         async with self._reading:
-            if not self._is_outdated or time.monotonic() < self._read_at + _PAUSE:
+            if self._clock() < self._read_at + (_PAUSE if self._is_outdated else _TTL):
                 return
             self._is_outdated = self._has_other_images = is_read = False
             try:
@@ -155,7 +166,7 @@ class Repositories:
                 self._is_outdated |= not is_read
                 self._has_other_images |= not is_read
             self.arrivals.forget(self._listed.keys())
-            self._read_at = time.monotonic()
+            self._read_at = self._clock()
 
     async def _read_images(self) -> dict[Digest, bool]:
         """Return what belongs to images, and whether it is open. Raises PeiliError."""

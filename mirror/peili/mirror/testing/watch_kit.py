@@ -60,6 +60,17 @@ async def _watch_changes(subject: StoreSubject) -> None:
         await expect_raises(NotFound, store.open(digest))
 
 
+async def _watch_moved_tag(subject: StoreSubject) -> None:
+    before, after, store = fresh_manifest(), fresh_manifest(), subject.store
+    await subject.add(before, REFERENCE)
+    async with entered(store), watching(store) as watched:
+        await watched.until(lambda: watched.synced)
+        known = watched.have[REFERENCE]
+        expect(known.target == Digest.of(before), f"the tag was reported as {known}")
+        await subject.add(after, REFERENCE)
+        await watched.until(lambda: REFERENCE in watched.have and watched.have[REFERENCE].target == Digest.of(after))
+
+
 async def _watch_available(subject: StoreSubject) -> None:
     data, store = fresh_manifest(), subject.store
     await subject.add(data, REFERENCE)
@@ -162,6 +173,7 @@ _ENTRY_TIMEOUT = 3.0  # seconds; even on a busy machine, an entry that waits for
 WATCH_PROMISES: Promises = (
     ("watch first yields everything that the store has, then Synced, to each caller", _watch_inventory),
     ("watch yields what is added and removed, and the store agrees", _watch_changes),
+    ("watch yields what each tag means, also when it begins to mean something else", _watch_moved_tag),
     ("everything that watch yields can be opened or resolved", _watch_available),
     ("watch yields an ingest and its growth as not complete, then as complete or gone", _watch_ingest),
     ("each caller of watch gets its own sequence, without an end", _watch_independent),

@@ -105,7 +105,7 @@ class Listing:
             yield Have(digest, size=blob.size)
         for reference, image in self.images.items():
             if image.target.digest in self.blobs:
-                yield Have(reference, size=image.target.size)
+                yield Have(reference, size=image.target.size, target=image.target.digest)
 
 
 async def list_images(api: ContainerdApi, namespaces: Collection[str]) -> dict[Reference, TaggedImage]:

@@ -261,7 +261,11 @@ class OciLayoutStore(Store):
         snapshot, corrupt = self._snapshot, self._corrupt
         self._inventory.replace(
             [
-                *(Have(tag) for tag, target in snapshot.tags.items() if target.digest not in corrupt),
+                *(
+                    Have(tag, target=target.digest)
+                    for tag, target in snapshot.tags.items()
+                    if target.digest not in corrupt
+                ),
                 *starmap(Have, (each for each in snapshot.blobs.items() if each[0] not in corrupt)),
             ]
         )

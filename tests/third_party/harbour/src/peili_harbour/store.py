@@ -128,7 +128,8 @@ class ArchiveStore(Store):
             archive = await asyncio.to_thread(Archive.read, self._path)
             self._archive, self._stamp = archive, stamp
             sizes = [Have(digest, blob.size) for digest, blob in archive.blobs.items()]
-            self._inventory.replace([*sizes, *map(Have, archive.tags)])
+            tags = [Have(tag, target=meaning.digest) for tag, meaning in archive.tags.items()]
+            self._inventory.replace([*sizes, *tags])
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
