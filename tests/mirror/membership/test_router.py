@@ -16,6 +16,7 @@ from typing_extensions import override
 from peili.mirror import (
     FailureReason,
     Feed,
+    Limits,
     MembershipRouter,
     Peer,
     PushRouter,
@@ -166,3 +167,26 @@ async def test_a_cancelled_error_that_members_raises_does_not_end_the_router() -
 
     async with entered(router := RaisesCancelled(), limits=fast_limits()):
         await until(lambda: peer_ids(router) == ["a"])
+
+
+async def test_who_waits_for_advice_is_told_that_the_router_was_exited() -> None:
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+        closed.set()
+
+    server = await asyncio.start_server(never_answers, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        router = StaticRouter([Peer("a", (url,))])
+        async with entered(router, limits=Limits(lookup_timeout=1000, connect_timeout=1000)):
+            waiting = asyncio.create_task(router.acquire(Want(KEY, accepts_in_flight=True)))
+            await asked.wait()
+        with pytest.raises(RouterUnavailable, match="exited"):
+            await waiting
+        await closed.wait()
+    finally:
+        server.close()

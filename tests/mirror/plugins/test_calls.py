@@ -114,3 +114,15 @@ async def test_a_call_that_is_cancelled_from_outside_is_cancelled() -> None:
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling
+
+
+async def test_a_cancelled_error_of_the_plug_in_itself_is_its_failure() -> None:
+    """As when it awaits a task that its own exit cancels."""
+
+    async def awaits_a_cancelled_task() -> int:
+        task = asyncio.create_task(hang())
+        asyncio.get_running_loop().call_soon(task.cancel)
+        return await task
+
+    with pytest.raises(CallFailed, match=r"^the plug-in failed$"):
+        await call(awaits_a_cancelled_task, replace(context([]), limits=Limits()), "the plug-in")

@@ -24,7 +24,7 @@ from tests.mirror.relay.pulling import (
     content,
     pulling,
 )
-from tests.support.waiting import until
+from tests.support.waiting import WAIT, until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Upstream
@@ -257,6 +257,17 @@ async def test_a_cut_response_has_the_reason_that_the_feeder_states(status: int,
         await f.feeder.set(status=status, is_cut=True)
         assert (await getting).body == f.data
         assert dict(f.router.wants[1].failed) == {"a": reason}
+        was_suspected = any(each.path.startswith("/_relay/") for each in f.a.requests)
+        assert was_suspected is (reason == "broken"), "one that only starves has found out nothing"
+
+
+async def test_a_feeder_that_does_not_say_what_it_received_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peili.mirror.relay.tracing._ANSWER_TIMEOUT", 1000.0)
+    async with feeding("b", lookup_timeout=0.5) as f, f.getting() as getting:
+        await until(lambda: f.lease.offsets)
+        f.feeder.may_say.clear()
+        await f.feeder.set(is_cut=True)
+        assert (await asyncio.wait_for(getting, WAIT)).body == f.data
 
 
 async def test_a_dead_feeder_is_unreachable() -> None:

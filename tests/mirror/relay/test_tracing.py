@@ -13,10 +13,10 @@ from tests.mirror.relay.feeders import ScriptedFeeder, in_flight
 from tests.mirror.relay.peers import peers
 from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, path_of, pulling
 from tests.support.plain_http import plain_client
-from tests.support.waiting import until
+from tests.support.waiting import WAIT, until
 from typing_extensions import override
 
-from peili.mirror import Digest, Feed, Mirror, Peer, Upstream, serve
+from peili.mirror import Content, Digest, Feed, Mirror, Peer, Upstream, serve
 from peili.mirror.peer_api.received import ReceivedBytes, encode_received, parse_received
 from peili.mirror.relay.verify import DigestMismatch, Verifier
 from peili.routers.memory import MemoryRouter
@@ -177,6 +177,26 @@ async def test_a_host_that_fetched_from_upstream_reads_its_store(is_whole: bool)
         [answer] = parse_received(response.content)
         assert answer.sources == [(0, None)]
         assert list(answer.prefixes) == list(prefixes(DATA))[: 4 if is_whole else 2]
+
+
+class UnreadableStore(MemoryStore):
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+
+async def test_a_host_that_received_wrong_bytes_says_so_without_reading_its_store() -> None:
+    """The host that asks has a transfer that stands still."""
+    mirror = Mirror(UnreadableStore(), MemoryRouter(), auth=lambda _: True)
+    wrong = ReceivedBytes(prefixes(CHANGED), [(0, "a")], is_wrong=True)
+    mirror._incoming.received.add(DIGEST, wrong)  # pyright: ignore[reportPrivateUsage] - the relay does it
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+        url = f"http://{serving.peer_addresses[0]}"
+        async with plain_client(base_url=url, trust_env=False, timeout=WAIT) as client:
+            response = await client.get(PATH + DIGEST)
+    [answer] = parse_received(response.content)
+    assert answer.is_wrong
 
 
 async def test_unknown_content_and_malformed_digests_are_refused() -> None:

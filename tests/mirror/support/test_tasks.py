@@ -8,7 +8,7 @@ import time
 import pytest
 
 from peili.mirror import Backoff, Broadcast
-from peili.mirror.support.tasks import keep_running
+from peili.mirror.support.tasks import Tasks, keep_running
 
 
 def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
@@ -88,3 +88,23 @@ def test_work_goes_on_after_errors_of_its_own_until_it_is_cancelled() -> None:
 
     expected = outcomes[:2]
     assert asyncio.run(run()) == expected
+
+
+def test_what_a_task_starts_while_its_owner_exits_is_cancelled_and_awaited() -> None:
+    async def run() -> None:
+        async def rest() -> None:
+            await asyncio.get_running_loop().create_future()
+
+        async def work(tasks: Tasks) -> None:
+            try:
+                await rest()
+            finally:
+                tasks.start(rest())
+
+        async with Tasks() as tasks:
+            tasks.start(work(tasks))
+            await asyncio.sleep(0)
+        assert len(tasks) == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())

@@ -80,7 +80,12 @@ class ReceivedRoute:
         return Response(encode_received(attempts), headers=JSON_HEADERS)
 
     async def _stored(self, digest: Digest) -> ReceivedBytes | None:
-        """Read what the store has of `digest`. Return None if it has nothing, or takes too long."""
+        """Read what the store has of `digest`. Return None if it has nothing, or takes too long.
+
+        Also if this host has received wrong bytes: a host that waits for the answer needs to know nothing else.
+        """
+        if any(each.is_wrong for each in self._records.get(digest)):
+            return None
         try:
             async with Deadline(_READ_TIMEOUT), self._reading:
                 return await call(

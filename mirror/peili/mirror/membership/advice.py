@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from peili.mirror.errors import RouterUnavailable
 from peili.mirror.membership.directory.claiming import Asking
 from peili.mirror.membership.directory.directory import Directory
 from peili.mirror.peer_api.leases import FeedFrom, WaitFor
 from peili.mirror.plugins.acquiring import Feed, Upstream, Wait, Want
 from peili.mirror.support.tasks import Tasks
 
+_T = TypeVar("_T")
 _Advice: TypeAlias = Feed | Wait | Upstream
 _HEAD_START = 0.05
 """Seconds in which a home may name holders before this host looks for whole ones itself."""
@@ -41,6 +43,9 @@ class Advisor:
             want: What is needed.
             whole_holders: Looks up the holders of the whole content, and returns `Feed` or `Upstream`. It is called if
                 no home names a holder soon, and cancelled if one does later.
+
+        Raises:
+            RouterUnavailable: The router was exited meanwhile.
         """
         key, claiming = str(want.key), self._directory.claiming
         asking = claiming.ask(want)
@@ -64,11 +69,11 @@ class Advisor:
         self, key: str, asking: Asking | None, looking: asyncio.Task[_Advice] | None
     ) -> tuple[_Advice, bool]:
         """Return the advice, and whether it is what a home has granted."""
-        claimed = None if asking is None else await asyncio.shield(asking.answer)
+        claimed = None if asking is None else await _result(asking.answer)
         leases = self._directory.leases
         if claimed is not None and isinstance(claimed.granted.grant, FeedFrom):
             return Feed(claimed.holders, leases.grant_feed(key, claimed.home, claimed.granted.interval)), True
-        found = Upstream() if looking is None else await looking
+        found = Upstream() if looking is None else await _result(looking)
         if claimed is None or isinstance(found, Feed):
             return found, False
         if isinstance(claimed.granted.grant, WaitFor):
@@ -76,7 +81,15 @@ class Advisor:
         return Upstream(leases.grant_upstream(key, claimed.home, claimed.granted.interval)), True
 
 
+async def _result(answer: asyncio.Future[_T]) -> _T:
+    """Return the result of a task of the router, which is not cancelled with the current task."""
+    await asyncio.wait([answer])
+    if answer.cancelled():  # not the current task was
+        raise RouterUnavailable("the router was exited meanwhile")
+    return answer.result()
+
+
 def _names_holders(asking: Asking) -> bool:
     """Return whether a home has answered, and has named holders."""
-    claimed = asking.answer.result() if asking.answer.done() else None
+    claimed = asking.answer.result() if asking.answer.done() and not asking.answer.cancelled() else None
     return claimed is not None and bool(claimed.holders)

@@ -1,10 +1,11 @@
 """Calls a plug-in in bounded time, and translates errors that its interface does not allow.
 
-A CancelledError is passed on, even if the plug-in raised it itself; see `is_cancelled`.
+A CancelledError is passed on only if the caller was cancelled. A plug-in may raise one itself; see `is_cancelled`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -13,6 +14,7 @@ from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import is_cancelled
 
 _T = TypeVar("_T")
 
@@ -49,7 +51,9 @@ async def call(
     try:
         async with deadline:
             return await function()
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if is_cancelled(error):
+            raise
         subject = name if about is None else f"{about}: {name}"
         if deadline.expired():
             context.limited(limit)

@@ -170,14 +170,15 @@ class Holders:
                     return source
                 await self.fail(source, self.rejections.other_size(source.peer))
 
-    async def fail(self, source: Source, error: PeerUnavailable) -> None:
-        """Record that reading from `source` failed; see `Rejections`."""
+    async def fail(self, source: Source, error: PeerUnavailable) -> PeerUnavailable:
+        """Record that reading from `source` failed; see `Rejections`. Return the error with its true reason."""
         if source.in_flight is None:
             self.rejections.fail(source.peer, error)
-            return
+            return error
         if self._feeder is not None:
             error = await self._feeder.explain(error)
         self.rejections.fail_in_flight(source.peer, error)
+        return error
 
     async def disconnect(self) -> None:
         """Close the current source, if there is one.

@@ -78,8 +78,7 @@ class Reception:
                 await pipeline.consume(source)
                 break
             except PeerUnavailable as error:
-                await self._holders.fail(source, error)
-                await self._check_cut(source, error)
+                await self._check_cut(source, await self._holders.fail(source, error))
             finally:
                 self.senders[source.peer.id] += source.offset - start
                 self.unverified.add(source)

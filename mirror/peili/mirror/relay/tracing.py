@@ -104,18 +104,21 @@ async def was_found_wrong(digest: Digest, received: ReceivedBytes, feeder: Peer,
         context: The mirror's context, with the relay's log.
     """
     ours = received.prefixes
-    for theirs in await _fetch_received(digest, feeder, context):
+    # The transfer stands still meanwhile. A host that has found out that its bytes are wrong answers at once.
+    for theirs in await _fetch_received(digest, feeder, context, context.limits.lookup_timeout):
         common = min(len(ours), len(theirs.prefixes))
         if theirs.is_wrong and (not common or ours[common - 1] == theirs.prefixes[common - 1]):
             return True
     return False
 
 
-async def _fetch_received(digest: Digest, peer: Peer, context: Context) -> Sequence[ReceivedBytes]:
+async def _fetch_received(
+    digest: Digest, peer: Peer, context: Context, timeout: float = _ANSWER_TIMEOUT
+) -> Sequence[ReceivedBytes]:
     """Ask a host what it received. Return nothing if it does not say so."""
     try:
         head, data = await context.client.request(
-            "GET", peer, received_path(digest), None, timeout=_ANSWER_TIMEOUT, max_response=MAX_MESSAGE
+            "GET", peer, received_path(digest), None, timeout=timeout, max_response=MAX_MESSAGE
         )
         return parse_received(data) if head.status == 200 else ()
     except (PeerUnavailable, ValueError) as error:

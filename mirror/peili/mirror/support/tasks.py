@@ -14,8 +14,8 @@ _T = TypeVar("_T")
 class Tasks:
     """The background tasks of one owner: ``async with Tasks(log) as tasks``.
 
-    On exit they are cancelled and awaited. A task that fails affects no other task. An owner that does not use ``async
-    with`` calls `cancel` and `drain`.
+    On exit they are cancelled and awaited, also those that one of them starts meanwhile. A task that fails affects no
+    other task. An owner that does not use ``async with`` calls `cancel` and `drain`.
 
     Args:
         log: Receives the errors of tasks that fail. Without it, the code that started a task must retrieve its error.
@@ -55,8 +55,9 @@ class Tasks:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        while self._running:  # a task that is cancelled may start another one
+            self.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
 
 
 def is_cancelled(error: BaseException) -> bool:
