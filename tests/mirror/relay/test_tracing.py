@@ -194,7 +194,8 @@ async def test_a_host_that_received_wrong_bytes_says_so_without_reading_its_stor
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         url = f"http://{serving.peer_addresses[0]}"
         async with plain_client(base_url=url, trust_env=False, timeout=WAIT) as client:
-            response = await client.get(PATH + DIGEST)
+            response = await client.get(PATH + DIGEST + "?stored=no")
+            assert (await client.get(PATH + Digest.of(b"other") + "?stored=no")).status_code == 404
     [answer] = parse_received(response.content)
     assert answer.is_wrong
 

@@ -66,6 +66,8 @@ class ReceivedRoute:
         if not (has_proven_itself(request) or await self._context.is_open(digest)):
             return Response(status_code=404)
         attempts = self._records.get(digest)
+        if request.query_params.get("stored") == "no":  # a transfer stands still until this is answered
+            return Response(encode_received(attempts), status_code=200 if attempts else 404, headers=JSON_HEADERS)
         stored = await self._stored(digest)
         known = max((len(each.prefixes) for each in attempts), default=0)
         if stored is not None and self._store.is_damaged(digest):
@@ -80,12 +82,7 @@ class ReceivedRoute:
         return Response(encode_received(attempts), headers=JSON_HEADERS)
 
     async def _stored(self, digest: Digest) -> ReceivedBytes | None:
-        """Read what the store has of `digest`. Return None if it has nothing, or takes too long.
-
-        Also if this host has received wrong bytes: a host that waits for the answer needs to know nothing else.
-        """
-        if any(each.is_wrong for each in self._records.get(digest)):
-            return None
+        """Read what the store has of `digest`. Return None if it has nothing, or takes too long."""
         try:
             async with Deadline(_READ_TIMEOUT), self._reading:
                 return await call(

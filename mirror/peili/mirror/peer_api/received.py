@@ -2,6 +2,8 @@
 
 The request is ``GET {peer}/_relay/v1/received/{digest}``. The answer has no content, only digests of its beginnings, so
 that two hosts can compare what they received. A host answers about itself only.
+
+With ``?stored=no``, it does not read its store for the answer, which is then there at once.
 """
 
 from __future__ import annotations
@@ -74,9 +76,14 @@ def parse_received(data: bytes) -> Sequence[ReceivedBytes]:
     return parse_list(parse_object(data), "attempts", ReceivedBytes.parse, MAX_ATTEMPTS)
 
 
-def received_path(digest: Digest) -> str:
-    """Return the path of the request about `digest`, relative to the base URL of the peer."""
-    return RECEIVED_ROUTE.replace("{digest}", digest)
+def received_path(digest: Digest, *, reads_store: bool = True) -> str:
+    """Return the path of the request about `digest`, relative to the base URL of the peer.
+
+    Args:
+        digest: The content.
+        reads_store: Whether the host reads its store for the answer.
+    """
+    return RECEIVED_ROUTE.replace("{digest}", digest) + ("" if reads_store else "?stored=no")
 
 
 def _parse_prefix(value: Any) -> str:

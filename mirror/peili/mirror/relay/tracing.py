@@ -104,8 +104,7 @@ async def was_found_wrong(digest: Digest, received: ReceivedBytes, feeder: Peer,
         context: The mirror's context, with the relay's log.
     """
     ours = received.prefixes
-    # The transfer stands still meanwhile. A host that has found out that its bytes are wrong answers at once.
-    for theirs in await _fetch_received(digest, feeder, context, context.limits.lookup_timeout):
+    for theirs in await _fetch_received(digest, feeder, context, is_urgent=True):
         common = min(len(ours), len(theirs.prefixes))
         if theirs.is_wrong and (not common or ours[common - 1] == theirs.prefixes[common - 1]):
             return True
@@ -113,13 +112,16 @@ async def was_found_wrong(digest: Digest, received: ReceivedBytes, feeder: Peer,
 
 
 async def _fetch_received(
-    digest: Digest, peer: Peer, context: Context, timeout: float = _ANSWER_TIMEOUT
+    digest: Digest, peer: Peer, context: Context, *, is_urgent: bool = False
 ) -> Sequence[ReceivedBytes]:
-    """Ask a host what it received. Return nothing if it does not say so."""
+    """Ask a host what it received. Return nothing if it does not say so.
+
+    If it `is_urgent`, because a transfer stands still meanwhile, the host need not read its store for the answer.
+    """
+    timeout = context.limits.lookup_timeout if is_urgent else _ANSWER_TIMEOUT
+    path = received_path(digest, reads_store=not is_urgent)
     try:
-        head, data = await context.client.request(
-            "GET", peer, received_path(digest), None, timeout=timeout, max_response=MAX_MESSAGE
-        )
+        head, data = await context.client.request("GET", peer, path, None, timeout=timeout, max_response=MAX_MESSAGE)
         return parse_received(data) if head.status == 200 else ()
     except (PeerUnavailable, ValueError) as error:
         context.log.info("%s: peer %s does not say what it received: %s", digest, peer.id, error)
