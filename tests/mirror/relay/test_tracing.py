@@ -186,8 +186,11 @@ class UnreadableStore(MemoryStore):
         raise AssertionError
 
 
-async def test_a_host_that_received_wrong_bytes_says_so_without_reading_its_store() -> None:
+async def test_a_host_that_received_wrong_bytes_says_so_without_reading_its_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The host that asks has a transfer that stands still."""
+    monkeypatch.setattr("peili.mirror.doors.received._READ_TIMEOUT", 1000.0)
     mirror = Mirror(UnreadableStore(), MemoryRouter(), auth=lambda _: True)
     wrong = ReceivedBytes(prefixes(CHANGED), [(0, "a")], is_wrong=True)
     mirror._incoming.received.add(DIGEST, wrong)  # pyright: ignore[reportPrivateUsage] - the relay does it
