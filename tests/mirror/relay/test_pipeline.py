@@ -22,7 +22,7 @@ from peili.mirror.relay.buffers import RING_LENGTH, BufferPool, BufferRing
 from peili.mirror.relay.pipeline import HashPipeline, PassThroughPipeline, Pipeline
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import HashThreadPool, Verifier
-from peili.mirror.server.socket_writer import SocketWriter
+from peili.mirror.server.socket_writer import CountingSocketWriter, SocketWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ class InstantWriter(SocketWriter):
 class InstantSink:
     """Takes everything at once, with or without a socket writer."""
 
-    def __init__(self, socket_writer: InstantWriter | None) -> None:
+    def __init__(self, socket_writer: SocketWriter | None) -> None:
         self.socket_writer = socket_writer
         self.written = 0
 
@@ -141,6 +141,24 @@ async def test_bytes_are_copied_if_there_is_no_pipe(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "pipe", fail)
     socket_writer = InstantWriter()
     sink = InstantSink(socket_writer)
+    with pass_through_pipeline(sink, threads) as pipeline:
+        await pipeline.consume(InstantSource())
+    assert (sink.written, socket_writer.written) == (PIECES * PIECE, 0)
+
+
+class TlsLikeWriter(InstantWriter):
+    """A writer to which no pipe can be spliced, as over TLS."""
+
+    @property
+    @override
+    def can_splice(self) -> bool:
+        return False
+
+
+async def test_bytes_are_copied_if_the_writer_takes_no_pipe(threads: HashThreadPool) -> None:
+    """Also if something wraps the writer."""
+    socket_writer = TlsLikeWriter()
+    sink = InstantSink(CountingSocketWriter(socket_writer, _ignore))
     with pass_through_pipeline(sink, threads) as pipeline:
         await pipeline.consume(InstantSource())
     assert (sink.written, socket_writer.written) == (PIECES * PIECE, 0)

@@ -9,11 +9,9 @@ import socket
 import ssl
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 from typing_extensions import override
 
@@ -21,9 +19,8 @@ from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.peer_api.addresses import AddressKinds
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.identities import certificate_names
+from peili.mirror.tls.nonblocking import retry
 from peili.mirror.tls.peer_tls import PeerTLS
-
-_T = TypeVar("_T")
 
 _CAN_SPLICE = sys.platform == "linux"
 
@@ -250,7 +247,6 @@ class TlsTransport(Transport):
     def __init__(self, secured: ssl.SSLSocket) -> None:
         self.tls = secured.context
         self._socket = secured
-        self._loop = asyncio.get_running_loop()
 
     @classmethod
     async def start(cls, tcp_socket: socket.socket, tls: ssl.SSLContext, name: str) -> TlsTransport:
@@ -262,7 +258,7 @@ class TlsTransport(Transport):
         secured = tls.wrap_socket(tcp_socket, server_hostname=name, do_handshake_on_connect=False)
         transport = cls(secured)
         try:
-            await transport._retry(secured.do_handshake)
+            await retry(secured, secured.do_handshake)
         except BaseException:
             secured.close()
             raise
@@ -276,11 +272,11 @@ class TlsTransport(Transport):
     async def send(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            left = left[await self._retry(partial(self._socket.send, left)) :]
+            left = left[await retry(self._socket, partial(self._socket.send, left)) :]
 
     @override
     async def recv_into(self, buffer: memoryview) -> int:
-        return await self._retry(partial(self._socket.recv_into, buffer))
+        return await retry(self._socket, partial(self._socket.recv_into, buffer))
 
     @override
     def recv_nowait(self, buffer: memoryview) -> int:
@@ -288,30 +284,6 @@ class TlsTransport(Transport):
             return self._socket.recv_into(buffer)
         except OSError:  # nothing has arrived; the next `recv_into` raises what is wrong
             return 0
-
-    async def _retry(self, operation: Callable[[], _T]) -> _T:
-        """Return the result of an operation of the socket, as soon as it need not wait any more."""
-        while True:
-            try:
-                return operation()
-            except ssl.SSLWantReadError:
-                await self._wait(self._loop.add_reader, self._loop.remove_reader)
-            except ssl.SSLWantWriteError:
-                await self._wait(self._loop.add_writer, self._loop.remove_writer)
-
-    async def _wait(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        descriptor = self._socket.fileno()
-
-        def set_ready() -> None:
-            if not ready.done():
-                ready.set_result(None)
-
-        add(descriptor, set_ready)
-        try:
-            await ready
-        finally:
-            remove(descriptor)
 
     @override
     def acknowledge(self) -> None:

@@ -19,8 +19,12 @@ from peili.mirror.peer_api.keys import InFlight, availability_headers
 from peili.mirror.server.socket_writer import SocketWriter
 
 PIECE = 256 * KIB
-"""Bytes that are read and sent at once, if they are not sent by sendfile. At this size, the cost of the thread that
-reads is negligible. Measured over TLS: larger pieces cost two to three times the system time.
+"""Bytes that are read and sent at once, if they are sent in messages. Larger pieces cost two to three times the system
+time, because each is copied several times.
+"""
+WRITER_PIECE = MIB
+"""The same for a socket writer that does not take the file itself, as over TLS. Measured on a file system in memory,
+whose files a thread reads: 2.4 CPU seconds per GiB, and 3.4 with 256 KiB.
 """
 WINDOW = 8 * MIB
 """Bytes that one sendfile sends. Before, they are known to be in memory, and the file to be unchanged."""
@@ -121,10 +125,11 @@ async def _send_span(response: ResponseWriter, content: OpenContent, span: Span)
 
 async def _send_available(response: ResponseWriter, content: OpenContent, span: Span) -> None:
     """Send bytes that can be read now."""
-    fd, offset = content.fileno(), span.start
-    if fd is not None and response.socket_writer is not None:
-        offset = await _send_file(response.socket_writer, content, fd, span)
-    async with aclosing(read_pieces(content, Span(offset, span.stop, span.size))) as pieces:
+    fd, offset, writer = content.fileno(), span.start, response.socket_writer
+    if fd is not None and writer is not None and writer.can_splice:
+        offset = await _send_file(writer, content, fd, span)
+    size = PIECE if writer is None else WRITER_PIECE
+    async with aclosing(read_pieces(content, Span(offset, span.stop, span.size), size)) as pieces:
         async for piece in pieces:
             await response.send(piece)
             # A server that knows that the client has disconnected accepts everything at once. Without this line, the

@@ -197,8 +197,12 @@ class PassThroughPipeline(Pipeline):
         with _open_pipe() as pipe:
             while source.remaining:
                 await self._copy(source, pipe)
-                socket_writer = self._sink.socket_writer
-                while pipe is not None and socket_writer is not None and source.remaining and source.can_splice:
+                while (
+                    pipe is not None
+                    and (socket_writer := self._splicing_writer())
+                    and source.remaining
+                    and source.can_splice
+                ):
                     await socket_writer.splice(pipe.read_end, await source.splice(pipe.write_end, _MAX_SPLICE))
                     self._progress(source.offset)
                     await asyncio.sleep(0)  # lets other tasks run if neither side makes this one wait
@@ -207,13 +211,15 @@ class PassThroughPipeline(Pipeline):
         """Copy until the rest can be spliced."""
         with self._buffers.ring() as ring:
             buffer = await ring.next_buffer()
-            while source.remaining and not (
-                pipe is not None and self._sink.socket_writer is not None and source.can_splice
-            ):
+            while source.remaining and not (pipe is not None and self._splicing_writer() and source.can_splice):
                 count = await source.readinto(buffer)
                 await self._sink.send(buffer[:count])
                 self._progress(source.offset)
                 await asyncio.sleep(0)
+
+    def _splicing_writer(self) -> SocketWriter | None:
+        writer = self._sink.socket_writer
+        return writer if writer is not None and writer.can_splice else None
 
 
 class _Pipe(NamedTuple):

@@ -17,6 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from peili.mirror.limits import Limits
+from peili.mirror.server.tls_transport import TlsServerTransport
 
 _MAX_ACCEPTS = 16
 """The most connections that are accepted in one turn of the event loop."""
@@ -266,14 +267,15 @@ class Acceptor:
         task.add_done_callback(opened)
 
     async def _open(self, connection: socket.socket, slot: ConnectionSlot, protocol: asyncio.Protocol) -> None:
-        tls, timeout = None, None
-        if (current := self._tls) is not None:
-            tls, timeout = current(), self._limits.header_timeout
-            slot.is_outdated = lambda: current() is not tls
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=timeout
-            )
+            if (current := self._tls) is None:
+                await self._loop.connect_accepted_socket(lambda: protocol, connection)
+            else:
+                context = current()
+                slot.is_outdated = lambda: current() is not context
+                await TlsServerTransport.start(connection, context, protocol, self._limits.header_timeout)
+        except ssl.SSLEOFError:
+            pass  # the client has disconnected
         except ssl.SSLError as error:  # for example, the client has no certificate, or one of another authority
             self._tls_warning.log(error)
         except OSError:

@@ -4,7 +4,7 @@ Up to four mixins extend uvicorn's protocol class. Each has one task:
 
     _PeerNames            tells the app which names the client's certificate shows (only with TLS)
     _RequestTimeouts      closes a connection whose request does not arrive in time, or whose response is unfinished
-    _SocketWriterMixin    offers apps a socket writer (only on Linux, without TLS, with httptools)
+    _SocketWriterMixin    offers apps a socket writer (only on Linux, with httptools, and not over asyncio's TLS)
     _RequestLimits        bounds the size of a request's head, and the requests that wait on a connection; see
                           request_limits.py
 
@@ -35,7 +35,8 @@ from uvicorn.server import ServerState
 from peili.mirror.limits import Limits
 from peili.mirror.server.acceptor import ConnectionSlot
 from peili.mirror.server.request_limits import UvicornProtocol, with_request_limits
-from peili.mirror.server.socket_writer import DirectSocketWriter, SocketSend
+from peili.mirror.server.socket_writer import DirectSocketWriter, SocketSend, TlsSocketWriter
+from peili.mirror.server.tls_transport import TlsServerTransport
 from peili.mirror.support.deadlines import Countdown
 from peili.mirror.tls.identities import PEER_NAMES, certificate_names
 
@@ -103,13 +104,15 @@ class _SocketWriterMixin(UvicornProtocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if transport.get_extra_info("sslcontext") is not None:
+        if isinstance(transport, TlsServerTransport):
+            self._socket_writer = TlsSocketWriter(transport)
+        elif transport.get_extra_info("sslcontext") is None:
+            # The transports of uvloop have the same methods, but are not subclasses of asyncio's.
+            self._socket_writer = DirectSocketWriter(cast(asyncio.Transport, transport))
+        else:
             super().connection_made(transport)
             return
-        # The transports of uvloop have the same methods, but are not subclasses of asyncio's.
-        tcp_transport = cast(asyncio.Transport, transport)
-        super().connection_made(cast(asyncio.Transport, _Transport(tcp_transport)))
-        self._socket_writer = DirectSocketWriter(tcp_transport)
+        super().connection_made(cast(asyncio.Transport, _Transport(cast(asyncio.Transport, transport))))
         self.app = _add_socket_writer(self.app, self._socket_writer)
 
     @override

@@ -1,4 +1,6 @@
-"""Writes the body of a response directly to the client's socket, not over ASGI, so that the kernel can move the bytes.
+"""Writes the body of a response directly to the client's socket, not over ASGI.
+
+Without TLS, the kernel can then move the bytes. With TLS, they are not copied before they are encrypted.
 
 A socket writer is an attribute of the `send` callable that our own connections pass to the app. Middleware that wraps
 `send` hides it, unless it calls `wrap_send`.
@@ -10,13 +12,16 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 
 from starlette.types import Message, Send
 from typing_extensions import override
 
 from peili.mirror.limits import MIB
+from peili.mirror.server.tls_transport import TLS_PIECE, TlsServerTransport
 from peili.mirror.support.deadlines import Countdown
 
 PIECE = 8 * MIB
@@ -46,6 +51,11 @@ class SocketWriter(ABC):
     sent, so that the response must be left unfinished.
     """
 
+    @property
+    def can_splice(self) -> bool:
+        """Whether `sendfile` and `splice` are supported. Over TLS, they are not."""
+        return True
+
     def prepare(self) -> bool:
         """Acquire what sending needs. Return whether that worked. If not, send the body in messages."""
         return True
@@ -56,7 +66,7 @@ class SocketWriter(ABC):
 
     @abstractmethod
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
-        """Send bytes of a regular file.
+        """Send bytes of a regular file. Only if `can_splice`.
 
         Args:
             fd: The descriptor of the file.
@@ -73,7 +83,7 @@ class SocketWriter(ABC):
 
     @abstractmethod
     async def splice(self, pipe: int, count: int) -> None:
-        """Send bytes from a pipe. Linux only.
+        """Send bytes from a pipe. Linux only, and only if `can_splice`.
 
         Args:
             pipe: The read end of the pipe.
@@ -86,7 +96,9 @@ def is_client_gone(error: OSError) -> bool:
 
     Otherwise this host failed. An error without an errno was raised by a server, and means a lost connection, too.
     """
-    return error.errno is None or isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _CLIENT_GONE
+    # The errno of an error of TLS is none of the system.
+    is_lost = error.errno is None or isinstance(error, (ConnectionError, TimeoutError, ssl.SSLError))
+    return is_lost or error.errno in _CLIENT_GONE
 
 
 class SocketSend:
@@ -125,6 +137,11 @@ class WrappedSocketWriter(SocketWriter):
 
     def __init__(self, writer: SocketWriter) -> None:
         self._writer = writer
+
+    @property
+    @override
+    def can_splice(self) -> bool:
+        return self._writer.can_splice
 
     @override
     def prepare(self) -> bool:
@@ -275,7 +292,7 @@ class DirectSocketWriter(SocketWriter):
             except (BlockingIOError, InterruptedError):
                 return
             except Exception as error:  # noqa: BLE001 - raised by the waiting task
-                self._is_client_gone = isinstance(error, ConnectionError)
+                self._is_client_gone = isinstance(error, (ConnectionError, ssl.SSLError))
                 done.set_exception(error)
                 return
             if self._countdown is not None:
@@ -318,7 +335,49 @@ class DirectSocketWriter(SocketWriter):
             self._is_client_gone = True
             raise ConnectionResetError("the client has disconnected")
         if self._socket is None:
-            duplicate: socket.socket = self._transport.get_extra_info("socket").dup()
+            connected: socket.socket = self._transport.get_extra_info("socket")
+            duplicate = socket.fromfd(connected.fileno(), connected.family, connected.type)
             duplicate.setblocking(False)
             self._socket = duplicate
         return self._socket
+
+
+class TlsSocketWriter(DirectSocketWriter):
+    """Writes to a connection with TLS. OpenSSL encrypts each piece from the memory of the caller.
+
+    Args:
+        transport: The transport of the connection.
+    """
+
+    def __init__(self, transport: TlsServerTransport) -> None:
+        super().__init__(transport)
+        self._secured = transport.secured
+
+    @property
+    @override
+    def can_splice(self) -> bool:
+        return False
+
+    @override
+    async def sendfile(self, fd: int, offset: int, count: int) -> int:
+        raise NotImplementedError
+
+    @override
+    async def send(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+
+        def step(_: socket.socket) -> bool:
+            nonlocal rest
+            with suppress(ssl.SSLWantWriteError):
+                while rest:
+                    sent = self._secured.send(rest[:TLS_PIECE])
+                    self._sent_count += sent
+                    rest = rest[sent:]
+            return not rest
+
+        if rest:
+            await self._write(step)
+
+    @override
+    async def splice(self, pipe: int, count: int) -> None:
+        raise NotImplementedError

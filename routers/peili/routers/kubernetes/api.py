@@ -111,7 +111,7 @@ class ClusterApi:
                 base_url=self._url, headers=headers, transport=transport, timeout=self._timeout, trust_env=False
             ) as client:
                 yield ApiConnection(client, self._timeout)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:  # httpx passes on an alert after the handshake
             raise ApiFailed(f"{self._url}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx
+from typing_extensions import override
 
 from peili.adapters.containerd.doctor.result import CheckResult, ago, fail, ok, warn
 from peili.adapters.containerd.hosts_toml.model import DEFAULT, RegistryHost
@@ -54,7 +55,22 @@ def make_client(urls: Iterable[str], tls: ssl.SSLContext | None = None) -> httpx
     verify = tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if tls is None and not all(each.startswith("http:") for each in urls):
         verify = ssl.create_default_context()  # the system's authorities take long to load
-    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, verify=verify, headers={"User-Agent": _NAME})
+    transport = _AlertTransport(verify=verify, trust_env=False)
+    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, transport=transport, headers={"User-Agent": _NAME})
+
+
+class _AlertTransport(httpx.AsyncHTTPTransport):
+    """Translates an alert of the server after the handshake, which httpx passes on as it is.
+
+    With TLS 1.3, a server that refuses the certificate of the client says so only then.
+    """
+
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except ssl.SSLError as error:
+            raise httpx.ReadError(str(error), request=request) from error
 
 
 class _NoPeili(Exception):
