@@ -9,13 +9,14 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.waiting import until
 from typing_extensions import override
 
+from peili.mirror.server import tls_transport
 from peili.mirror.server.socket_writer import TlsSocketWriter, is_client_gone
 from peili.mirror.server.tls_transport import TlsServerTransport
 
@@ -72,6 +73,7 @@ class Server(asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self.writer.connection_lost()
+        self.calls.append("lost")
         self.lost.append(exc)
 
 
@@ -160,6 +162,56 @@ async def test_close_sends_what_was_written_before(certificate: Certificate) -> 
         assert server.lost == [None]
 
 
+async def test_close_waits_a_bounded_time_for_a_client_that_reads_nothing(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_transport, "_CLOSE_TIMEOUT", 0.1)
+    async with connected(certificate) as (server, _, _):
+        server.transport.write(DATA)
+        server.transport.close()
+        await until(lambda: server.lost)
+        assert isinstance(server.lost[0], TimeoutError)
+
+
+async def test_bytes_that_nobody_reads_do_not_reset_a_connection_that_is_closed(certificate: Certificate) -> None:
+    async with connected(certificate) as (server, reader, client):
+        server.transport.pause_reading()
+        for _ in range(20):
+            client.write(DATA[: 16 << 10])
+            await asyncio.sleep(0)
+        await client.drain()
+        server.transport.write(DATA[: 32 << 10])
+        server.transport.close()
+        assert await reader.read(-1) == DATA[: 32 << 10]
+
+
+@pytest.mark.parametrize("operation", ["send", "recv"])
+async def test_a_client_that_stops_in_a_message_of_tls_itself_is_cut_off(
+    certificate: Certificate, operation: str
+) -> None:
+    problem = ssl.SSLWantReadError() if operation == "send" else ssl.SSLWantWriteError()
+
+    def fail(*_: object) -> NoReturn:
+        raise problem
+
+    async with connected(certificate) as (server, _, client):
+        setattr(server.transport.secured, operation, fail)
+        client.write(b"anything")
+        if operation == "send":
+            server.transport.write(b"an answer")
+        await until(lambda: server.lost)
+        assert server.lost == [problem]
+
+
+async def test_nothing_follows_the_end_of_the_connection(certificate: Certificate) -> None:
+    async with connected(certificate) as (server, reader, _):
+        server.transport.write(DATA)
+        server.transport.close()
+        assert await reader.read(-1) == DATA
+        await until(lambda: server.lost)
+        assert server.calls == ["pause", "resume", "lost"]
+
+
 async def test_abort_drops_what_was_not_sent(certificate: Certificate) -> None:
     async with connected(certificate) as (server, reader, _):
         server.transport.write(DATA)
@@ -175,7 +227,7 @@ async def test_the_end_of_the_client_ends_the_connection(certificate: Certificat
         client.write(b"the last")
         client.close()
         await until(lambda: server.lost)
-        assert (server.received, server.calls) == (b"the last", ["eof"])
+        assert (server.received, server.calls) == (b"the last", ["eof", "lost"])
 
 
 async def test_nothing_is_received_while_reading_is_paused(certificate: Certificate) -> None:

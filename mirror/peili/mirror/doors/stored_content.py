@@ -128,7 +128,7 @@ async def _send_available(response: ResponseWriter, content: OpenContent, span: 
     fd, offset, writer = content.fileno(), span.start, response.socket_writer
     if fd is not None and writer is not None and writer.can_splice:
         offset = await _send_file(writer, content, fd, span)
-    size = PIECE if writer is None else WRITER_PIECE
+    size = PIECE if writer is None or writer.can_splice else WRITER_PIECE
     async with aclosing(read_pieces(content, Span(offset, span.stop, span.size), size)) as pieces:
         async for piece in pieces:
             await response.send(piece)

@@ -273,13 +273,27 @@ class Acceptor:
             else:
                 context = current()
                 slot.is_outdated = lambda: current() is not context
-                await TlsServerTransport.start(connection, context, protocol, self._limits.header_timeout)
+                await self._secure(connection, context, protocol)
         except ssl.SSLEOFError:
             pass  # the client has disconnected
         except ssl.SSLError as error:  # for example, the client has no certificate, or one of another authority
             self._tls_warning.log(error)
         except OSError:
             pass  # the client has disconnected
+
+    async def _secure(self, connection: socket.socket, context: ssl.SSLContext, protocol: asyncio.Protocol) -> None:
+        """Make the TLS handshake. Clients that need no certificate get asyncio's TLS.
+
+        It is slower, but reads a bounded part of what a client sends, where OpenSSL on a socket reads on as long as
+        messages of TLS itself arrive.
+        """
+        timeout = self._limits.header_timeout
+        if context.verify_mode is ssl.CERT_REQUIRED:
+            await TlsServerTransport.start(connection, context, protocol, timeout)
+        else:
+            await self._loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=context, ssl_handshake_timeout=timeout
+            )
 
     def _reject(self, listener: socket.socket, error: OSError) -> bool:
         """Close the next connection, which cannot be accepted. Return whether that worked; if not, pause.

@@ -21,6 +21,10 @@ from peili.mirror.tls.nonblocking import retry
 
 _READ_SIZE = 64 * KIB  # more than one record of TLS, so that OpenSSL keeps nothing back
 _HIGH_WATER = 64 * KIB
+_CLOSE_TIMEOUT = 30.0
+"""Seconds in which `close` sends what was written before. asyncio's TLS takes as long."""
+_MAX_DISCARDED = 16
+"""How many reads of unread bytes `close` makes, so that the connection is not reset while the last bytes are sent."""
 TLS_PIECE = 256 * KIB
 """The most bytes that one call of OpenSSL encrypts and sends. If the socket has no room for all of them, the next call
 must begin with the same bytes, and must not have fewer.
@@ -59,6 +63,7 @@ class TlsServerTransport(asyncio.Transport):
         self._unsent_size = 0
         self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
         self._is_reading = self._is_closing = self._is_lost = self._is_writing_paused = False
+        self._closing: asyncio.TimerHandle | None = None  # while `close` sends the rest
 
     @classmethod
     async def start(
@@ -83,12 +88,13 @@ class TlsServerTransport(asyncio.Transport):
                 await retry(secured, secured.do_handshake)
             transport = cls(secured, protocol)
         except BaseException:
-            # A socket with unread bytes is reset at its end. The client would then not learn why it is refused.
-            with suppress(OSError):
-                socket.socket.recv(secured, _READ_SIZE)
-            secured.close()
+            _close(secured)
             raise
-        protocol.connection_made(transport)
+        try:
+            protocol.connection_made(transport)
+        except BaseException:
+            transport.abort()
+            raise
         transport.resume_reading()
 
     @override
@@ -160,6 +166,8 @@ class TlsServerTransport(asyncio.Transport):
             self.pause_reading()
             if not self._unsent:
                 self._loop.call_soon(self._end)
+            else:
+                self._closing = self._loop.call_later(_CLOSE_TIMEOUT, self._fail, TimeoutError("not sent in time"))
 
     @override
     def abort(self) -> None:
@@ -168,9 +176,9 @@ class TlsServerTransport(asyncio.Transport):
     def _on_readable(self) -> None:
         try:
             data = self.secured.recv(_READ_SIZE)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except ssl.SSLWantReadError:
             return  # a part of a record, or a message of TLS itself
-        except OSError as error:
+        except OSError as error:  # also SSLWantWriteError: the client wants an answer of TLS itself, and reads nothing
             self._fail(error)
             return
         try:
@@ -190,11 +198,12 @@ class TlsServerTransport(asyncio.Transport):
             self.close()
 
     def _on_writable(self) -> None:
-        if self._send_all():
+        is_all_sent = self._send_all()
+        if is_all_sent:
             self._loop.remove_writer(self.secured)
-            if self._is_closing:
-                self._end()
         self._set_writing_paused()
+        if is_all_sent and self._is_closing:
+            self._end()
 
     def _send_all(self) -> bool:
         """Send what the socket takes now. Return whether that was everything."""
@@ -207,9 +216,9 @@ class TlsServerTransport(asyncio.Transport):
                     self._unsent[0] = piece[count:]
                 else:
                     self._unsent.popleft()
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except ssl.SSLWantWriteError:
             return False
-        except OSError as error:
+        except OSError as error:  # also SSLWantReadError: the client has sent a part of a message of TLS itself
             self._fail(error)
             return False
         return True
@@ -244,5 +253,16 @@ class TlsServerTransport(asyncio.Transport):
     def _lose(self, error: Exception | None) -> None:
         if not self._is_lost:
             self._is_lost = True
-            self.secured.close()
+            if self._closing is not None:
+                self._closing.cancel()
+            _close(self.secured)
             self._protocol.connection_lost(error)
+
+
+def _close(secured: ssl.SSLSocket) -> None:
+    """Close a socket. One with unread bytes would be reset: the client would lose the last bytes, or an alert."""
+    with suppress(OSError):
+        for _ in range(_MAX_DISCARDED):
+            if not socket.socket.recv(secured, _READ_SIZE):
+                break
+    secured.close()
