@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.lab.containerd import Containerd
 from tests.lab.processes import freeze
-from tests.stores.containerd.writer import Writer, create_image, writing
+from tests.stores.containerd.writer import Writer, set_image, writing
 
 from peili.mirror import Digest, Reference
 from peili.mirror.testing.images import Image, make_layout, pack_tar
@@ -77,8 +77,8 @@ class Namespace:
         return Digest.of(data)
 
     async def tag(self, reference: Reference, digest: Digest, size: int) -> None:
-        """Create an image of a manifest that this namespace has."""
-        await create_image(self.containerd.socket, self.name, str(reference), digest, size)
+        """Let `reference` mean a manifest that this namespace has, whether there is such an image or not."""
+        await set_image(self.containerd.socket, self.name, str(reference), digest, size)
 
     def writing(self, data: bytes, key: str = "layer-") -> AbstractAsyncContextManager[Writer]:
         """Start an ingest of `data`, which is empty so far."""

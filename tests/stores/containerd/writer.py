@@ -13,7 +13,7 @@ from peili.mirror import Digest
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.testing import Arrival
 from peili.stores.containerd.api import ContainerdApi
-from peili.stores.containerd.guarded_grpc import aio
+from peili.stores.containerd.guarded_grpc import StatusCode, aio
 
 _STAT, _WRITE, _COMMIT = range(3)
 _GC_ROOT = {"containerd.io/gc.root": "yes"}  # garbage collection skips the blob
@@ -96,10 +96,19 @@ async def writing(socket: Path, namespace: str, data: bytes, key: str = "layer-"
         await writer.disconnect()
 
 
-async def create_image(socket: Path, namespace: str, name: str, digest: Digest, size: int) -> None:
-    """Create the image `name` of the OCI manifest `digest`."""
+async def set_image(socket: Path, namespace: str, name: str, digest: Digest, size: int) -> None:
+    """Create the image `name` of the OCI manifest `digest`, or let the existing one mean it, as a pull does."""
     target = field(1, OCI_MANIFEST) + field(2, digest) + field(3, size)
+    request, metadata = field(1, field(1, name) + field(3, target)), (("containerd-namespace", namespace),)
     async with aio.insecure_channel(f"unix:{socket}") as channel:
-        await channel.unary_unary("/containerd.services.images.v1.Images/Create", bytes, bytes)(
-            field(1, field(1, name) + field(3, target)), metadata=(("containerd-namespace", namespace),)
-        )
+
+        async def call(method: str) -> None:
+            path = f"/containerd.services.images.v1.Images/{method}"
+            await channel.unary_unary(path, bytes, bytes)(request, metadata=metadata)
+
+        try:
+            await call("Create")
+        except aio.AioRpcError as error:
+            if error.code() != StatusCode.ALREADY_EXISTS:
+                raise
+            await call("Update")
