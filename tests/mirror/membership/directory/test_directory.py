@@ -24,6 +24,7 @@ from tests.support.waiting import until
 from peili.mirror import Digest, FailureReason, Feed, Limits, Mirror, Peer, PeerCertificates, Want, serve
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.peer_api.directory import (
+    HOLDERS_PATH,
     HOLDINGS_PATH,
     HoldersAnswer,
     HoldersQuery,
@@ -214,6 +215,23 @@ async def test_a_host_is_only_believed_about_itself() -> None:
         for sender, status in (("by-name", 204), ("stranger", 403), ("elsewhere", 403), ("", 403), ("h0", 403)):
             assert await say(home, sender) == status
         assert not {"stranger", "elsewhere"} & {*home.directory.home.records.hosts}
+
+
+async def test_everybody_is_told_the_same_about_who_has_a_key() -> None:
+    """So nobody gains anything from a question in the name of another host."""
+    async with cluster(2) as hosts:
+        home, holder = hosts
+        holder.store.add(DATA)
+        await until(lambda: are_synced(hosts) and are_told([home]))
+        before, answers = {*home.directory.home.records.hosts}, list[HoldersAnswer]()
+        async with plain_client(trust_env=False, timeout=20) as client:
+            for sender in (holder.name, "stranger", home.name, ""):
+                url, query = f"{home.url}{HOLDERS_PATH}", HoldersQuery(str(KEY)).encode()
+                response = await client.post(url, content=query, headers={"Peili-Id": sender})
+                answers.append(HoldersAnswer.parse(response.content))
+        assert [each.id for each in answers[0].holders] == [holder.name]
+        assert answers == [answers[0]] * 4
+        assert {*home.directory.home.records.hosts} == before, "a question is no report"
 
 
 async def test_a_certificate_shows_whom_a_record_is_about(tmp_path: Path) -> None:
