@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from tests.mirror.relay.peers import Exchange, ScriptedPeer
+from tests.mirror.relay.peers import Exchange, SaysReceived, ScriptedPeer
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Holder
 
 
-class ScriptedFeeder:
+class ScriptedFeeder(SaysReceived):
     """The script of a peer that has the first `available` bytes, and sends what it has as it gets more.
 
     Attributes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from tests.mirror.relay.peers import Exchange, ScriptedPeer, listening
+from tests.mirror.relay.peers import Exchange, SaysReceived, ScriptedPeer, listening
 from tests.mirror.relay.pulling import MIB, content, path_of
 from tests.support.plain_http import plain_client
 from tests.support.waiting import until
@@ -133,7 +133,7 @@ async def test_a_changed_byte_is_traced_by_all_hosts_behind_it(caplog: pytest.Lo
         assert set(hosts[3].router.wants[0].failed) == {"a", "b"}
 
 
-class _Changing:
+class _Changing(SaysReceived):
     """Passes on requests to `peer`, and changes a byte in what it answers."""
 
     def __init__(self, peer: Peer) -> None:

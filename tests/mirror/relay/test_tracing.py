@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -130,6 +131,21 @@ async def test_of_two_whole_holders_only_a_damaged_one_is_quarantined(caplog: py
         await until(host.mirror.metrics.quarantines.value)
         assert f"the copy of peer {a.peer.id} is damaged" in caplog.text
         assert f"the copy of peer {b.peer.id} is damaged" not in caplog.text
+
+
+async def test_a_damaged_holder_that_is_certainly_to_blame_is_counted_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    wrong = b"?" + DATA[1:]
+    damaged = ScriptedFeeder(len(DATA))
+    damaged.is_whole, damaged.sent, damaged.received = True, wrong, received(wrong, (0, None))
+    async with peers(DATA, damaged) as [a], pulling([a.holder]) as host:
+        with suppress(httpx.RemoteProtocolError):  # it is cut off
+            await host.client.get(path_of(DIGEST))
+        await until(lambda: f"the copy of peer {a.peer.id} is damaged" in caplog.text)
+        assert caplog.text.count("quarantined for this blob") == 1
+        assert host.mirror.metrics.quarantines.value() == 1
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 3 * MIB])

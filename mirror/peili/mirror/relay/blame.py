@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from peili.mirror.errors import FailureReason
 from peili.mirror.limits import Limits
@@ -18,6 +18,17 @@ IN_FLIGHT = ""
 """Stands for the id of a peer that was still receiving the content when it sent bytes: it passed on those of others."""
 _MAX_CUTS = 5
 """How often a runtime that fetches in vain is cut off. containerd gives up after four cuts at one byte."""
+
+
+class _Exclusion(NamedTuple):
+    """Why a peer is not asked, until which time, and whether it is certain that it failed."""
+
+    until: float
+    reason: str
+    is_certain: bool
+
+
+_NOT_EXCLUDED = _Exclusion(0.0, "", is_certain=False)
 
 
 class Blame:
@@ -46,7 +57,7 @@ class Blame:
         self._limits = limits
         self._clock = clock
         self._metrics = metrics or Metrics()
-        self._excluded: OrderedDict[tuple[Digest, str], tuple[float, str]] = OrderedDict()  # until when, and why
+        self._excluded: OrderedDict[tuple[Digest, str], _Exclusion] = OrderedDict()
         self._poisoned: OrderedDict[Digest, float] = OrderedDict()
         self._in_vain: OrderedDict[Digest, tuple[int, int]] = OrderedDict()  # the size, and how often it was told
         self._suspects: OrderedDict[Digest, dict[str, float]] = OrderedDict()
@@ -67,11 +78,11 @@ class Blame:
             return
         ttl = self._limits.quarantine_ttl if reason == FailureReason.WRONG else self._limits.failure_ttl
         until = self._clock() + ttl
-        if until < self._excluded.get((digest, peer_id), (0.0, ""))[0]:
+        if until < self._excluded.get((digest, peer_id), _NOT_EXCLUDED).until:
             return  # a less serious failure does not shorten a quarantine
         if reason == FailureReason.WRONG:
             self._metrics.quarantines.add()
-        self._exclude(digest, peer_id, until, reason)
+        self._exclude(digest, peer_id, _Exclusion(until, reason, is_certain=True))
 
     def doubt(self, digest: Digest, peer_id: str) -> None:
         """Note that `peer_id` is one of several that may have sent wrong bytes of `digest`.
@@ -81,20 +92,25 @@ class Blame:
         self._metrics.failures.add(FailureReason.WRONG)
         now = self._clock()
         until = now + self._limits.failure_ttl
-        if until > self._excluded.get((digest, peer_id), (0.0, ""))[0]:
-            self._exclude(digest, peer_id, until, FailureReason.WRONG)
+        if until > self._excluded.get((digest, peer_id), _NOT_EXCLUDED).until:
+            self._exclude(digest, peer_id, _Exclusion(until, FailureReason.WRONG, is_certain=False))
         self._remember(self._doubted, (digest, peer_id), now + self._limits.quarantine_ttl)
 
     def is_doubted(self, digest: Digest, peer_id: str) -> bool:
         """Return whether `peer_id` may have sent wrong bytes of `digest` in the last ``quarantine_ttl`` seconds."""
         return self._doubted.get((digest, peer_id), 0.0) > self._clock()
 
+    def is_quarantined(self, digest: Digest, peer_id: str) -> bool:
+        """Return whether `peer_id` is not asked for `digest` now because it is certain that it sent wrong bytes."""
+        found = self._excluded.get((digest, peer_id), _NOT_EXCLUDED)
+        return found.until > self._clock() and found.reason == FailureReason.WRONG and found.is_certain
+
     def excluded(self, digest: Digest) -> dict[str, str]:
         """Return the ids of the peers not to ask for `digest` now, each with the reason; see `Want.failed`."""
         now = self._clock()
-        for key in [key for key, (until, _) in self._excluded.items() if until <= now]:
+        for key in [key for key, each in self._excluded.items() if each.until <= now]:
             del self._excluded[key]
-        return {peer_id: reason for (blamed, peer_id), (_, reason) in self._excluded.items() if blamed == digest}
+        return {peer_id: each.reason for (blamed, peer_id), each in self._excluded.items() if blamed == digest}
 
     def suspect(self, digest: Digest, peer_ids: Collection[str]) -> None:
         """Note, for ``quarantine_ttl`` seconds, that the runtime has unverified bytes of `digest` from these peers.
@@ -167,8 +183,8 @@ class Blame:
         """Return whether the runtime is known to have wrong bytes of `digest`."""
         return self._poisoned.get(digest, 0.0) > self._clock()
 
-    def _exclude(self, digest: Digest, peer_id: str, until: float, reason: str) -> None:
-        if self._remember(self._excluded, (digest, peer_id), (until, reason)):
+    def _exclude(self, digest: Digest, peer_id: str, exclusion: _Exclusion) -> None:
+        if self._remember(self._excluded, (digest, peer_id), exclusion):
             self._metrics.limited.add("quarantine_entries")
 
     def _remember(self, table: OrderedDict[Any, Any], key: object, value: object) -> bool:

@@ -86,8 +86,16 @@ async def ask_suspects(digest: Digest, peer_ids: Collection[str], size: int | No
     peers = [peer for peer in context.router.peers() if peer.id in peer_ids]
     for peer, attempts in zip(peers, await _ask_all(digest, peers, context), strict=True):
         if size is not None and attempts and _is_damaged(attempts[-1], digest, size):
-            context.log.warning("%s: the copy of peer %s is damaged; it is quarantined for this blob", digest, peer.id)
-            state.blame.record(digest, peer.id, FailureReason.WRONG)
+            _quarantine_damaged(digest, peer.id, state)
+
+
+def _quarantine_damaged(digest: Digest, peer_id: str, state: RelayState) -> None:
+    """Quarantine a holder whose copy is damaged, unless it is quarantined already: each quarantine is counted once."""
+    if state.blame.is_quarantined(digest, peer_id):
+        state.log.info("%s: the copy of peer %s is damaged", digest, peer_id)
+        return
+    state.log.warning("%s: the copy of peer %s is damaged; it is quarantined for this blob", digest, peer_id)
+    state.blame.record(digest, peer_id, FailureReason.WRONG)
 
 
 async def _ask_all(digest: Digest, peers: Sequence[Peer], context: Context) -> Sequence[Sequence[ReceivedBytes]]:
