@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from tests.mirror.relay.peers import Exchange, SaysReceived, ScriptedPeer
 from tests.support.waiting import until
+from typing_extensions import override
 
 from peili.mirror import Digest, Holder
 
@@ -47,6 +48,7 @@ class ScriptedFeeder(SaysReceived):
         self.may_say.set()
         self._changed = asyncio.Condition()
 
+    @override
     async def __call__(self, exchange: Exchange) -> None:
         if exchange.request.path.startswith("/_router/keys/"):
             if self.has_keys:

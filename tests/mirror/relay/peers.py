@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -98,8 +99,11 @@ class Exchange:
 Script: TypeAlias = Callable[[Exchange], Awaitable[None]]
 
 
-class SaysReceived:
+class SaysReceived(ABC):
     """The base of a script that also answers what its peer received."""
+
+    @abstractmethod
+    async def __call__(self, exchange: Exchange) -> None: ...
 
 
 class ScriptedPeer:

@@ -139,6 +139,7 @@ class _Changing(SaysReceived):
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
+    @override
     async def __call__(self, exchange: Exchange) -> None:
         request = exchange.request
         async with plain_client(base_url=self._peer.urls[0], trust_env=False, timeout=60) as client:
