@@ -1,4 +1,4 @@
-"""What others write may have any shape. Whoever reads it raises only the errors that it declares."""
+"""What others write may have any shape. Each parser raises only the errors that it declares."""
 
 from __future__ import annotations
 

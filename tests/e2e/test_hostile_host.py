@@ -75,8 +75,8 @@ class Scene:
     def repeated(self) -> dict[str, set[str]]:
         """Return the statuses with which `two` answered repeated requests, by path.
 
-        Not those of the question who has a key. Whoever has the key of the cluster may ask it, so there is nothing to
-        gain from another host's question.
+        Not those of the question who has a key. Every host with the cluster's key may ask it, so nobody gains from
+        another host's question.
         """
         statuses: dict[str, set[str]] = {}
         for path, line in self.did("repeated a request"):

@@ -1,4 +1,4 @@
-"""To whom the content of images belongs, also if one of them can't be read."""
+"""Content belongs to the images that refer to it, also if one of them can't be read."""
 
 from __future__ import annotations
 

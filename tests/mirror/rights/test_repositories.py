@@ -1,4 +1,4 @@
-"""To whom content belongs is found out again after each change, whatever becomes of those who ask."""
+"""The list of open content is read again after each change, also if the request that reads it is cancelled."""
 
 from __future__ import annotations
 
