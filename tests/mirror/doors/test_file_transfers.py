@@ -126,8 +126,8 @@ async def test_without_free_descriptors_a_file_still_arrives(
         path, opening = host.store.add_file(file), host.store.open
         with no_more_descriptors() as from_now_on:
 
-            async def opened(digest: Digest) -> Content:
-                content = await opening(digest)
+            async def opened(digest: Digest, *, partial: bool = False) -> Content:
+                content = await opening(digest, partial=partial)
                 from_now_on()
                 return content
 

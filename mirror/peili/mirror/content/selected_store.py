@@ -174,7 +174,7 @@ class SelectedStore(Store):
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
         await self._require(digest)
-        return await (self._store.open(digest, partial=True) if partial else self._store.open(digest))
+        return await self._store.open(digest, partial=partial)
 
     @override
     async def tagged_at(self, reference: Reference) -> float | None:

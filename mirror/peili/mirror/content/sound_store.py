@@ -66,7 +66,7 @@ class SoundStore(Store):
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
         self._require(digest)
-        return await (self._store.open(digest, partial=True) if partial else self._store.open(digest))
+        return await self._store.open(digest, partial=partial)
 
     @override
     async def tagged_at(self, reference: Reference) -> float | None:
