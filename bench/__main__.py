@@ -60,10 +60,8 @@ MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
 }
 """The groups of rows, in the order of the table."""
 
-RESULTS = Path(__file__).parent / "results"
-FULL = RESULTS / "bench.json"
-"""The last full run of all rows; it is in git. Every other run goes to `PARTIAL`, which is not."""
-PARTIAL = RESULTS / "partial.json"
+LAST = report.RESULTS / "last.json"
+"""The last run. It is not in git; `--publish` keeps what it measured."""
 
 _ROOM = 6 << 30
 """Bytes for the content of a full run."""
@@ -80,15 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.show is not None:
         return _show(arguments.show, chosen)
     if arguments.publish:
-        return _publish()
+        return _publish(arguments.json or LAST)
     machine = report.machine()
     print(report.summary(machine), table.header(), sep="\n", flush=True)
     started = time.monotonic()
     rows, failed, seconds_of = _measure(chosen, arguments)
     seconds = time.monotonic() - started
-    document = report.document(rows, machine, quick=arguments.quick, seconds=seconds, groups=seconds_of)
-    thorough = not arguments.quick and not arguments.only and not failed and chosen == [*MEASURED]
-    _keep(rows, document, arguments.json or (FULL if thorough else PARTIAL))
+    is_whole = not arguments.quick and not arguments.only
+    document = report.document(rows, machine, is_whole=is_whole, seconds=seconds, groups=seconds_of)
+    _keep(rows, document, arguments.json or LAST)
     return 1 if failed else 0
 
 
@@ -111,9 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print the table of a JSON file")
     parser.add_argument(
-        "--publish", action="store_true", help="measure nothing: put the full run into docs/ and README"
+        "--publish", action="store_true", help="measure nothing: put what the last run measured into docs/ and README"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the file to write; a plot of growth goes next to it")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="the file of the run; a plot of growth goes next to it (last.json)"
+    )
     parser.add_argument(
         "--folder", type=Path, default=_folder(), help="for the content while it is served (%(default)s)"
     )
@@ -131,10 +131,13 @@ def _show(file: Path, chosen: Sequence[str]) -> int:
     return 0
 
 
-def _publish() -> int:
-    """Put the full run into the pages that show it. The exit code is 2 if that is not possible."""
+def _publish(file: Path) -> int:
+    """Keep the groups of a run, and put them into the pages that show them. The exit code is 2 if that fails."""
     try:
-        print(*pages.publish(report.read(FULL)), sep="\n")
+        kept = report.keep(report.read(file), report.RESULTS)
+        if growth.GROUP in kept and (plot := file.with_suffix(".png")).exists():
+            shutil.copyfile(plot, report.RESULTS / "growth.png")
+        print(*pages.publish(report.kept(MEASURED, report.RESULTS)), sep="\n")
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -165,7 +168,7 @@ def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list
     """Measure, and print each row at once.
 
     Returns:
-        The rows, the groups that could not be measured, and the seconds that each group took.
+        The rows, the groups that could not be measured, and the seconds that each of the others took.
     """
     rows: list[Row] = []
     failed: list[str] = []
@@ -185,7 +188,8 @@ def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list
             except _FAILURES as error:
                 print(f"bench: {name}: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
-            seconds_of[name] = time.monotonic() - started
+            else:
+                seconds_of[name] = time.monotonic() - started
     return rows, failed, seconds_of
 
 

@@ -1,6 +1,6 @@
-"""Puts the figures of a run into the documentation: `python -m bench --publish` writes what a test compares.
+"""Puts the figures of the kept runs into the documentation: `python -m bench --publish` writes what a test compares.
 
-docs/benchmarks.md has the whole table. README.md has four rows of it, in fewer columns.
+docs/benchmarks.md has all rows, and which version each group of them measured. README.md has four rows, in fewer columns.
 """
 
 from __future__ import annotations
@@ -22,21 +22,34 @@ SHOWN_IN_README = (
 )
 
 
-def pages(run: Mapping[str, Any]) -> dict[Path, Sequence[str]]:
-    """Return the lines of each page that show `run`.
+def pages(runs: Sequence[Mapping[str, Any]]) -> dict[Path, Sequence[str]]:
+    """Return the lines of each page that show `runs`.
+
+    Args:
+        runs: What `report.kept` returned.
 
     Raises:
-        ValueError: The run was a quick one, or has no such row as README shows.
+        ValueError: The runs have no such row as README shows.
     """
-    if run["quick"]:
-        raise ValueError("a quick run measures nothing; publish a full one")
-    rows = {row["what"]: row for row in run["rows"]}
+    all_rows = [row for run in runs for row in run["rows"]]
+    rows = {row["what"]: row for row in all_rows}
     if missing := [what for what in SHOWN_IN_README if what not in rows]:
-        raise ValueError(f"README shows rows that the run does not have: {'; '.join(missing)}")
+        raise ValueError(f"README shows rows that no run has: {'; '.join(missing)}")
     return {
-        ROOT / "docs" / "benchmarks.md": table.compact(run["rows"]),
+        ROOT / "docs" / "benchmarks.md": [*table.compact(all_rows), "", *_versions(runs)],
         ROOT / "README.md": table.compact([rows[what] for what in SHOWN_IN_README], table.FIGURES),
     }
+
+
+def _versions(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of when each group was measured, and what else the machine had to do before."""
+    head = ["| group | measured on | commit | Python | processors | load before |", "|---|---|---|---|---|---|"]
+    return head + [
+        f"| {', '.join(run['seconds_of'])} | {run['when'][:10]} | {machine['commit'] or ''} | {machine['python']} "
+        f"| {machine['processors']} | {machine['load_average']:.1f} |"
+        for run in runs
+        for machine in [run["machine"]]
+    ]
 
 
 def with_table(text: str, lines: Sequence[str]) -> str:
@@ -52,9 +65,9 @@ def with_table(text: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{before}{BEGIN}\n", *lines, f"\n{END}{after}"])
 
 
-def publish(run: Mapping[str, Any]) -> list[Path]:
+def publish(runs: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Write the pages and return their paths. Raises ValueError as `pages` and `with_table` do, and OSError."""
-    written = {file: with_table(file.read_text(encoding="utf-8"), lines) for file, lines in pages(run).items()}
+    written = {file: with_table(file.read_text(encoding="utf-8"), lines) for file, lines in pages(runs).items()}
     for file, text in written.items():
         file.write_text(text, encoding="utf-8")
     return [*written]

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +19,10 @@ from tests.lab.processes import ENVIRONMENT
 
 from bench.measure import Busy, Row, Spread
 
-_FORMAT = 2
+RESULTS = Path(__file__).parent / "results"
+"""Where runs are kept. The last whole run of each group has a file of its own, which is in git."""
+
+_FORMAT = 3
 """Raised when a reader of older documents would misread a newer one."""
 _PACKAGES = ("peili", "uvicorn", "httptools", "uvloop", "starlette", "httpx", "grpcio")
 _PROGRAMS = {"nginx": "-v", "docker-registry": "--version", "containerd": "--version", "openssl": "version"}
@@ -55,15 +58,23 @@ def document(
     rows: Sequence[Row],
     host: Mapping[str, Any],
     *,
-    quick: bool,
+    is_whole: bool,
     seconds: float,
     groups: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the whole run. `seconds` is its duration, and `groups` has the seconds of each group of rows."""
+    """Return a run as a document.
+
+    Args:
+        rows: What was measured.
+        host: What `machine` returned before the run.
+        is_whole: Whether each group was measured with all its rows, in their full size.
+        seconds: How long the run took.
+        groups: The seconds of each group of rows that was measured without an error.
+    """
     return {
         "format": _FORMAT,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": quick,
+        "is_whole": is_whole,
         "seconds": round(seconds),
         "seconds_of": {name: round(took) for name, took in (groups or {}).items()},
         "machine": dict(host),
@@ -102,6 +113,26 @@ def read(file: Path) -> dict[str, Any]:
     if found != _FORMAT:
         raise ValueError(f"{file}: written in format {found}; this version reads {_FORMAT}: measure again")
     return dict(content)
+
+
+def keep(run: Mapping[str, Any], folder: Path) -> list[str]:
+    """Write one file for each group that `run` measured without an error, and return the names of the groups.
+
+    Raises:
+        ValueError: The run left out rows, or had small sizes.
+        OSError: A file can't be written.
+    """
+    if not run["is_whole"]:
+        raise ValueError("a run with --quick or --only is not published; measure whole groups")
+    for group, seconds in run["seconds_of"].items():
+        rows = [row for row in run["rows"] if row["row"] == group]
+        write(folder / f"{group}.json", {**run, "seconds": seconds, "seconds_of": {group: seconds}, "rows": rows})
+    return [*run["seconds_of"]]
+
+
+def kept(groups: Iterable[str], folder: Path) -> list[dict[str, Any]]:
+    """Return the last run of each group that has one, in the order of `groups`. Raises as `read` does."""
+    return [read(file) for group in groups if (file := folder / f"{group}.json").exists()]
 
 
 def as_object(row: Row) -> dict[str, Any]:

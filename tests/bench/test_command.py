@@ -72,7 +72,7 @@ def test_show_prints_the_table_of_an_earlier_run(tmp_path: Path, capsys: pytest.
         Row("relay", "1 GiB", MB_PER_SECOND, (900.0,)),
     ]
     file = tmp_path / "bench.json"
-    report.write(file, report.document(rows, {}, quick=False, seconds=1))
+    report.write(file, report.document(rows, {}, is_whole=True, seconds=1))
     assert main(["serve", "--show", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| 1 GiB | 800 MB/s | 1,000 MB/s | nginx | 0.80 |  | ≥ 0.9 x | NO |",

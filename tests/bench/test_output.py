@@ -61,7 +61,7 @@ def test_the_lines_stand_under_a_header_of_markdown() -> None:
 def test_the_document_has_every_sample_and_the_machine(tmp_path: Path) -> None:
     machine = report.machine()
     file = tmp_path / "new" / "bench.json"
-    report.write(file, report.document(ROWS, machine, quick=True, seconds=1.2))
+    report.write(file, report.document(ROWS, machine, is_whole=False, seconds=1.2))
     read = json.loads(file.read_text())
     assert [row["ours"]["samples"] for row in read["rows"]] == [list(row.ours) for row in ROWS]
     assert [row["met"] for row in read["rows"]] == [True, False, None, None]
@@ -73,7 +73,7 @@ def test_the_document_has_every_sample_and_the_machine(tmp_path: Path) -> None:
     assert read["machine"] == machine
     assert machine["processors"] >= 1
     assert machine["packages"]["uvicorn"]
-    assert read["quick"] is True
+    assert read["is_whole"] is False
 
 
 @pytest.mark.parametrize(
