@@ -1,6 +1,6 @@
 """Puts the figures of the kept runs into the documentation: `python -m bench --publish` writes what a test compares.
 
-docs/benchmarks.md has all rows, and which version each group of them measured. README.md has four rows, in fewer columns.
+docs/benchmarks.md has all rows, and the version that each group of them measured. README.md has four rows.
 """
 
 from __future__ import annotations
