@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 from typing_extensions import override
 
+from peili.mirror.content.wrapped_store import WrappedStore
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
 from peili.mirror.oci.children import Children, all_children_of
 from peili.mirror.oci.references import MAX_MANIFEST, Descriptor, Digest, Reference
@@ -29,7 +30,7 @@ _MOST_UNREAD = 16
 """Manifests that can't be read. If there are more, the store does not answer."""
 
 
-class SelectedStore(Store):
+class SelectedStore(WrappedStore):
     """What a store has, without excluded content.
 
     A digest is excluded if this host knows it only through images that `selection` excludes: it belongs to one of them,
@@ -51,7 +52,7 @@ class SelectedStore(Store):
         log: logging.Logger | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._selection = selection
         self._log = log or logging.getLogger("peili")
         self._allowed = frozenset[Digest]()  # what belongs to images that are not excluded
@@ -164,40 +165,36 @@ class SelectedStore(Store):
     async def resolve(self, reference: Reference) -> Descriptor:
         if not self._allows(reference):
             raise NotFound(f"this mirror is not for {reference}")
-        return await self._store.resolve(reference)
+        return await super().resolve(reference)
 
     @override
     async def describe(self, digest: Digest) -> Descriptor:
         await self._require(digest)
-        return await self._store.describe(digest)
+        return await super().describe(digest)
 
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
         await self._require(digest)
-        return await self._store.open(digest, partial=partial)
-
-    @override
-    async def tagged_at(self, reference: Reference) -> float | None:
-        return await self._store.tagged_at(reference)
+        return await super().open(digest, partial=partial)
 
     @override
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
-        return [each for each in await self._store.images() if self._allows(each[0])]
+        return [each for each in await super().images() if self._allows(each[0])]
 
     @override
     async def repositories(self) -> Collection[tuple[str, str, Digest]]:
-        return [each for each in await self._store.repositories() if self._selection.allows(each[0], each[1])]
+        return [each for each in await super().repositories() if self._selection.allows(each[0], each[1])]
 
     @override
     async def was_fetched(self, digest: Digest) -> bool | None:
         await self._require(digest)
-        return await self._store.was_fetched(digest)
+        return await super().was_fetched(digest)
 
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
         hidden: dict[Digest, Have] = {}
         shown: dict[Digest, Have] = {}
-        async with aclosing(self._store.watch()) as batches:
+        async with aclosing(super().watch()) as batches:
             async for batch in batches:
                 if any(isinstance(event, (Have, Gone)) and isinstance(event.key, Reference) for event in batch):
                     self._changes += 1  # an image is new or gone
@@ -234,11 +231,3 @@ class SelectedStore(Store):
             return [Gone(key)] if was_shown else []
         shown[key] = event
         return [event]
-
-    @override
-    def shows_in_flight(self) -> bool:
-        return self._store.shows_in_flight()
-
-    @override
-    async def discard(self, digest: Digest) -> bool:
-        return await self._store.discard(digest)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from typing_extensions import override
 
+from peili.mirror.content.wrapped_store import WrappedStore
 from peili.mirror.errors import NotFound
-from peili.mirror.oci.references import Descriptor, Digest, Reference
+from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.tasks import Broadcast
@@ -19,7 +20,7 @@ from peili.mirror.support.tasks import Broadcast
 _MAX_DAMAGED = 1024
 
 
-class SoundStore(Store):
+class SoundStore(WrappedStore):
     """What a store has, without content that was found to be damaged.
 
     A store does not verify what it sends. Without this, each host that reads damaged content would have to find out for
@@ -31,7 +32,7 @@ class SoundStore(Store):
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        super().__init__(store)
         self._damaged: OrderedDict[Digest, None] = OrderedDict()  # the oldest is forgotten for a new one
         self._changes = Broadcast()
 
@@ -55,49 +56,25 @@ class SoundStore(Store):
             raise NotFound(f"the copy of {digest} on this host has wrong bytes")
 
     @override
-    async def resolve(self, reference: Reference) -> Descriptor:
-        return await self._store.resolve(reference)
-
-    @override
     async def describe(self, digest: Digest) -> Descriptor:
         self._require(digest)
-        return await self._store.describe(digest)
+        return await super().describe(digest)
 
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
         self._require(digest)
-        return await self._store.open(digest, partial=partial)
-
-    @override
-    async def tagged_at(self, reference: Reference) -> float | None:
-        return await self._store.tagged_at(reference)
-
-    @override
-    async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
-        return await self._store.images()
-
-    @override
-    async def repositories(self) -> Collection[tuple[str, str, Digest]]:
-        return await self._store.repositories()
+        return await super().open(digest, partial=partial)
 
     @override
     async def was_fetched(self, digest: Digest) -> bool | None:
         self._require(digest)
-        return await self._store.was_fetched(digest)
-
-    @override
-    def shows_in_flight(self) -> bool:
-        return self._store.shows_in_flight()
-
-    @override
-    async def discard(self, digest: Digest) -> bool:
-        return await self._store.discard(digest)
+        return await super().was_fetched(digest)
 
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
         told: set[Digest] = set()  # damaged content of which the watcher knows that it is gone
         reading: asyncio.Future[Sequence[StoreEvent] | None] | None = None
-        async with aclosing(self._store.watch()) as batches:
+        async with aclosing(super().watch()) as batches:
             try:
                 while True:
                     changed = self._changes.next_change
