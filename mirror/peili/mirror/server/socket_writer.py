@@ -236,48 +236,45 @@ class DirectSocketWriter(SocketWriter):
 
     @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
-        begin, end = offset, offset + count
-
-        def step(out: socket.socket) -> bool:
-            nonlocal offset
-            sent = os.sendfile(out.fileno(), fd, offset, min(PIECE, end - offset))
-            offset += sent
-            self._sent_count += sent
-            return offset == end or not sent
-
-        if count:
-            await self._write(step)
-        return offset - begin
+        return await self._send_all(
+            count, lambda out, sent: os.sendfile(out.fileno(), fd, offset + sent, min(PIECE, count - sent))
+        )
 
     @override
     async def send(self, data: bytes | memoryview) -> None:
-        rest = memoryview(data)
-
-        def step(out: socket.socket) -> bool:
-            nonlocal rest
-            sent = out.send(rest[:PIECE])
-            self._sent_count += sent
-            rest = rest[sent:]
-            return not rest
-
-        if rest:
-            await self._write(step)
+        view = memoryview(data)
+        await self._send_all(len(view), lambda out, sent: out.send(view[sent : sent + PIECE]))
 
     @override
     async def splice(self, pipe: int, count: int) -> None:
-        rest = count
+        flags = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+        moved = await self._send_all(
+            count, lambda out, sent: os.splice(pipe, out.fileno(), min(PIECE, count - sent), flags=flags)
+        )
+        if moved < count:
+            raise ValueError(f"the pipe ended {count - moved} bytes too early")
+
+    async def _send_all(self, count: int, send_piece: Callable[[socket.socket, int], int]) -> int:
+        """Send `count` bytes, piece by piece. Return how many were sent: fewer if their source ends earlier.
+
+        Args:
+            count: The number of bytes.
+            send_piece: Sends what the socket takes now. It gets the socket and the number of bytes sent so far. It
+                returns how many it has sent: 0 at the end of the source. It raises BlockingIOError if the socket takes
+                nothing.
+        """
+        sent = 0
 
         def step(out: socket.socket) -> bool:
-            nonlocal rest
-            sent = os.splice(pipe, out.fileno(), min(PIECE, rest), flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
-            if not sent:
-                raise ValueError(f"the pipe ended {rest} bytes too early")
-            self._sent_count += sent
-            rest -= sent
-            return not rest
+            nonlocal sent
+            piece = send_piece(out, sent)
+            sent += piece
+            self._sent_count += piece
+            return sent == count or not piece
 
-        if rest:
+        if count:
             await self._write(step)
+        return sent
 
     async def _write(self, step: Callable[[socket.socket], bool]) -> None:
         """Call `step` until it returns True: now, and then each time that the event loop finds the socket writable."""
@@ -364,19 +361,18 @@ class TlsSocketWriter(DirectSocketWriter):
 
     @override
     async def send(self, data: bytes | memoryview) -> None:
-        rest = memoryview(data)
+        view = memoryview(data)
 
-        def step(_: socket.socket) -> bool:
-            nonlocal rest
+        def send_piece(_: socket.socket, sent: int) -> int:
+            stop = sent
             with suppress(ssl.SSLWantWriteError):
-                while rest:
-                    sent = self._secured.send(rest[:TLS_PIECE])
-                    self._sent_count += sent
-                    rest = rest[sent:]
-            return not rest
+                while stop < len(view):
+                    stop += self._secured.send(view[stop : stop + TLS_PIECE])
+            if stop == sent:
+                raise BlockingIOError
+            return stop - sent
 
-        if rest:
-            await self._write(step)
+        await self._send_all(len(view), send_piece)
 
     @override
     async def splice(self, pipe: int, count: int) -> None:
