@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits
 from peili.mirror.doors.pacing import Pacer, Rate, RateLimit
-from peili.mirror.doors.peer import UploadSlots
+from peili.mirror.doors.upload_slots import UploadSlots
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.requests import HTTPError
 

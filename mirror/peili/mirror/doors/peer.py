@@ -4,9 +4,8 @@ request cannot loop. Content that is still arriving is sent only to hosts that a
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import aclosing, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import aclosing, nullcontext
 from functools import partial
 
 from starlette.requests import HTTPConnection
@@ -24,12 +23,12 @@ from peili.mirror.doors.open_content import OpenContent
 from peili.mirror.doors.received import ReceivedRoute
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import read_pieces, send_growing, send_stored
+from peili.mirror.doors.upload_slots import UploadSlots
 from peili.mirror.errors import NotFound
-from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Descriptor, Digest, detect_media_type
-from peili.mirror.oci.requests import CHECKED, TOOMANYREQUESTS, Endpoint, HTTPError, Target, parse_query
+from peili.mirror.oci.requests import CHECKED, Endpoint, Target, parse_query
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, InFlight, accepts_in_flight
 from peili.mirror.plugins.calls import call, shows_in_flight
 from peili.mirror.plugins.interfaces import Context
@@ -37,80 +36,6 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.identities import has_proven_itself
 
 _IN_FLIGHT = IN_FLIGHT_HEADER.lower().encode()
-
-
-class UploadSlots:
-    """Bounds the uploads that run at the same time.
-
-    ``limits.uploads`` in total, ``limits.uploads_per_peer`` per host, ``limits.uploads_per_blob`` per digest. Of
-    content that is still arriving, ``limits.in_flight_uploads`` in total, ``limits.children`` per digest. If the bytes
-    per second are limited, each upload gets at least ``limits.min_rate``, below which the other host would replace this
-    one.
-
-    Args:
-        limits: See above.
-        limited: Called with the name of the limit for each upload that is refused.
-    """
-
-    def __init__(self, limits: Limits, limited: Callable[[str], None]) -> None:
-        self._limits = limits
-        self._limited = limited
-        self._uploads_to: Counter[str] = Counter()
-        self._uploads_of: Counter[Digest] = Counter()
-        self._children_of: Counter[Digest] = Counter()
-
-    @contextmanager
-    def acquire(self, host: str, digest: Digest, *, is_in_flight: bool = False) -> Generator[None]:
-        """Hold a slot for an upload of `digest` to `host`.
-
-        Args:
-            host: The address of the host.
-            digest: The content.
-            is_in_flight: Whether it is still arriving.
-
-        Raises:
-            HTTPError: 429, all slots are in use.
-        """
-        limit = self._exhausted_limit(host, digest, is_in_flight=is_in_flight)
-        if limit is not None:
-            self._limited(limit)
-            raise HTTPError(429, TOOMANYREQUESTS, "too many uploads at the same time", {"Retry-After": "1"})
-        self._count(host, digest, 1, is_in_flight=is_in_flight)
-        try:
-            yield
-        finally:
-            self._count(host, digest, -1, is_in_flight=is_in_flight)
-            for counter in (self._uploads_to, self._uploads_of, self._children_of):
-                counter += Counter()  # removes the zeros, in place
-
-    def _count(self, host: str, digest: Digest, change: int, *, is_in_flight: bool) -> None:
-        self._uploads_to[host] += change
-        self._uploads_of[digest] += change
-        self._children_of[digest] += change if is_in_flight else 0
-
-    @property
-    def in_use(self) -> int:
-        """The number of uploads that run now."""
-        return self._uploads_to.total()
-
-    @property
-    def in_flight(self) -> int:
-        """The number of uploads of content that was still arriving when they began."""
-        return self._children_of.total()
-
-    def _exhausted_limit(self, host: str, digest: Digest, *, is_in_flight: bool) -> str | None:
-        limits, total, to_host = self._limits, self._uploads_to.total(), self._uploads_to[host]
-        bounds = [
-            ("uploads", total, limits.uploads),
-            ("uploads_per_peer", to_host, limits.uploads_per_peer),
-            ("uploads_per_blob", self._uploads_of[digest], limits.uploads_per_blob),
-            ("upload_rate", total, limits.upload_rate // limits.min_rate),
-            ("upload_rate_per_peer", to_host, limits.upload_rate_per_peer // limits.min_rate),
-        ]
-        if is_in_flight:
-            bounds.append(("in_flight_uploads", self._children_of.total(), limits.in_flight_uploads))
-            bounds.append(("children", self._children_of[digest], limits.children))
-        return next((name for name, count, most in bounds if count >= max(1, most)), None)
 
 
 class PeerDoor(Door):
