@@ -27,7 +27,7 @@ from peili.mirror.peer_api.keys import InFlight, parse_holder
 from peili.mirror.peer_api.leases import AcquireQuery, LeaseReports, LeasesAnswer, parse_acquire_answer
 from peili.mirror.peer_api.received import parse_received
 from peili.mirror.peer_api.tags import TagAnswer, parse_told, parse_within
-from peili.mirror.relay.verify import KnownSizes
+from peili.mirror.relay.known_sizes import KnownSizes
 from peili.mirror.rights.credentials import expiry_of
 from peili.mirror.upstream.answers import (
     Question,

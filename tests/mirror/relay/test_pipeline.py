@@ -19,9 +19,10 @@ from peili.mirror import Digest, Peer
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import Span
 from peili.mirror.relay.buffers import RING_LENGTH, BufferPool, BufferRing
+from peili.mirror.relay.hash_threads import HashThreadPool
 from peili.mirror.relay.pipeline import HashPipeline, PassThroughPipeline, Pipeline
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.verify import HashThreadPool, Verifier
+from peili.mirror.relay.verify import Verifier
 from peili.mirror.server.socket_writer import CountingSocketWriter, SocketWriter
 
 pytestmark = pytest.mark.anyio

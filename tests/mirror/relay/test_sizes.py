@@ -9,7 +9,7 @@ from tests.mirror.relay.peers import Script, endless, honest, in_turn, only_chun
 from tests.mirror.relay.pulling import LARGE, SMALL, FixedRouter, content, manifest_with, pulling
 
 from peili.mirror import Digest
-from peili.mirror.relay.verify import KnownSizes
+from peili.mirror.relay.known_sizes import KnownSizes
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

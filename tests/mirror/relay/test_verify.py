@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.mirror import Digest
+from peili.mirror.relay.hash_threads import HashThread
 from peili.mirror.relay.ingest import read_back
-from peili.mirror.relay.verify import DigestMismatch, HashThread, Unverified, Verifier
+from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.stores.memory import MemoryStore
 
 PIECES = st.lists(st.binary(max_size=50), max_size=20)
@@ -90,7 +91,7 @@ async def test_there_is_no_seed_if_the_store_has_too_few_bytes() -> None:
 @pytest.mark.anyio
 async def test_only_pieces_that_come_fast_or_are_large_go_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("peili.mirror.relay.verify.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("peili.mirror.relay.hash_threads.time", SimpleNamespace(monotonic=lambda: now))
     thread, verifier, medium = HashThread(), Verifier(Digest.of(b"")), memoryview(bytes(100_000))
     try:
         assert thread.feed(verifier, medium).done()

@@ -20,8 +20,9 @@ from typing_extensions import override
 
 from peili.mirror.limits import MIB
 from peili.mirror.relay.buffers import BufferPool, BufferRing
+from peili.mirror.relay.hash_threads import HashThread
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.verify import HashThread, Piece, Verifier
+from peili.mirror.relay.verify import Piece, Verifier
 from peili.mirror.server.socket_writer import SocketWriter
 
 if sys.platform == "linux":

@@ -16,10 +16,11 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.buffers import BufferPool
+from peili.mirror.relay.hash_threads import HashThreadPool
+from peili.mirror.relay.known_sizes import KnownSizes
 from peili.mirror.relay.leases import LeaseReleases
 from peili.mirror.relay.parallel import ParallelRequests
 from peili.mirror.relay.scores import HolderScores
-from peili.mirror.relay.verify import HashThreadPool, KnownSizes
 from peili.mirror.support.tasks import Tasks
 
 

@@ -1,7 +1,6 @@
-"""Checks that relayed content is right: its digest while it is relayed, and its size if that is known.
+"""Checks that relayed content has the right digest, while it is relayed.
 
-A `Verifier` hashes the content of one transfer. `HashThreadPool` has the threads for that. `KnownSizes` remembers the
-sizes that verified manifests state.
+A `Verifier` hashes the content of one transfer, in the threads of hash_threads.py.
 
 Who verifies what, and when:
 
@@ -20,35 +19,13 @@ Who verifies what, and when:
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import itertools
-import os
-import time
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
-from peili.mirror.limits import KIB, MIB
-from peili.mirror.oci.documents import digest_in, list_of, read_object, size_in
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.received import BLOCK, PREFIX_LENGTH
 
 Piece: TypeAlias = bytes | memoryview
-
-_SMALL_PIECE = 32 * KIB
-"""A piece of fewer bytes is hashed on the event loop. To wake another thread takes longer than that."""
-_RATE_ON_LOOP = 50 * MIB
-"""In bytes per second. If pieces come at a lower rate, the event loop hashes them, too: in a twentieth of its time. Of
-pieces that come faster, the thread hashes one while the event loop receives the next one.
-"""
-_MAX_ON_LOOP = 512 * KIB
-"""A larger piece is never hashed on the event loop."""
-_MAX_THREADS = 4
-_MAX_SIZES = 16 * 1024
-"""Digests whose size is remembered; each takes about 150 bytes."""
-_DESCRIPTOR_LISTS = ("manifests", "layers", "blobs")
-_DESCRIPTORS = ("config", "subject")
 
 
 class DigestMismatch(Exception):
@@ -158,120 +135,3 @@ class Unverified(Verifier):
     def finish(self) -> Piece:
         """Return nothing, because nothing was withheld."""
         return b""
-
-
-class HashThreadPool:
-    """The threads in which one mirror hashes, so that the event loop stays free. hashlib releases the GIL.
-
-    Call `close` at the end. After that, pieces are hashed on the event loop.
-    """
-
-    def __init__(self) -> None:
-        self._threads = [HashThread() for _ in range(min(_MAX_THREADS, os.cpu_count() or 1))]
-        self._next = itertools.cycle(self._threads)
-
-    def thread(self) -> HashThread:
-        """Return the next thread in turn. Use the same one for all pieces of a verifier."""
-        return next(self._next)
-
-    def close(self) -> None:
-        """End the threads after their current work, which takes milliseconds. Idempotent."""
-        for thread in self._threads:
-            thread.close()
-
-
-class HashThread:
-    """One thread, which hashes pieces in the order in which they are fed.
-
-    A transfer can therefore feed pieces before the previous ones are hashed. Measured: a thread that waits for the
-    event loop after each piece is idle half of the time.
-    """
-
-    def __init__(self) -> None:
-        self._executor: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="peili hash")
-        self._pending = 0
-        self._fed_at = float("-inf")
-
-    def feed(self, verifier: Verifier, piece: memoryview) -> asyncio.Future[Piece]:
-        """Call ``verifier.feed(piece)`` in the thread, or at once if the thread is idle and would gain nothing.
-
-        Returns:
-            A future for the result. `feed` may be called again before it is done.
-        """
-        loop, now = asyncio.get_running_loop(), time.monotonic()
-        small = max(_SMALL_PIECE, min(_MAX_ON_LOOP, (now - self._fed_at) * _RATE_ON_LOOP))
-        self._fed_at = now
-        if self._executor is None or (not self._pending and len(piece) < small):
-            hashed: asyncio.Future[Piece] = loop.create_future()
-            hashed.set_result(verifier.feed(piece))
-            return hashed
-        self._pending += 1
-        hashing = loop.run_in_executor(self._executor, verifier.feed, piece)
-        hashing.add_done_callback(self._on_hashed)
-        return hashing
-
-    def close(self) -> None:
-        """End the thread after its current work. Idempotent."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown()
-
-    def _on_hashed(self, _: asyncio.Future[Piece]) -> None:
-        self._pending -= 1
-
-
-class KnownSizes:
-    """The size of each digest that was verified, or that a verified manifest or index states.
-
-    With a known size, the relay does not depend on the size that a peer states. If two manifests contradict each other,
-    neither is believed. Not thread-safe.
-
-    Args:
-        max_sizes: The number of digests to remember. The oldest is dropped for a new one.
-    """
-
-    def __init__(self, max_sizes: int = _MAX_SIZES) -> None:
-        self._max_sizes = max_sizes
-        self._stated: OrderedDict[Digest, int | None] = OrderedDict()  # by manifests; None: they contradict each other
-        self._verified: OrderedDict[Digest, int] = OrderedDict()
-
-    def add_verified(self, digest: Digest, size: int) -> None:
-        """Note that the whole content of `digest` was verified and has `size` bytes, whatever manifests state."""
-        self._remember(self._verified, digest, size)
-
-    def add_manifest(self, manifest: bytes) -> None:
-        """Note the sizes that `manifest`, which was verified, states for other digests. Never raises."""
-        try:
-            document = read_object(manifest)
-        except ValueError:
-            return
-        descriptors: list[Any] = [document.get(name) for name in _DESCRIPTORS]
-        for name in _DESCRIPTOR_LISTS:
-            if isinstance(document.get(name), list):
-                descriptors += list_of(document[name])
-        for descriptor in descriptors:
-            if isinstance(descriptor, dict):
-                self._add_descriptor(cast("dict[str, Any]", descriptor))
-
-    def is_verified(self, digest: Digest) -> bool:
-        """Return whether the size of `digest` was verified. A size that only a manifest states may be wrong."""
-        return digest in self._verified
-
-    def get(self, digest: Digest) -> int | None:
-        """Return the size of `digest` in bytes; None if it is not known."""
-        return self._verified.get(digest, self._stated.get(digest))
-
-    def _add_descriptor(self, descriptor: dict[str, Any]) -> None:
-        if (size := size_in(descriptor)) is None:
-            return
-        try:
-            digest = digest_in(descriptor)
-        except ValueError:
-            return
-        self._remember(self._stated, digest, size if self._stated.get(digest, size) == size else None)
-
-    def _remember(self, sizes: OrderedDict[Digest, Any], digest: Digest, size: int | None) -> None:
-        sizes[digest] = size
-        sizes.move_to_end(digest)
-        while len(sizes) > self._max_sizes:
-            sizes.popitem(last=False)
