@@ -30,6 +30,7 @@ from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, is_identity
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.newest import put_newest
 from peili.mirror.tls.peer_tls import PeerTLS
 
 _MAX_PREFERENCES = 4096
@@ -217,13 +218,12 @@ class PeerClient:
         return identity if peer.id in peer.urls and identity and is_identity(identity) else peer.id
 
     def _note_contact(self, peer: Peer, request: _Request, response: Response) -> None:
-        previous = self._contacts.pop(peer.id, None)
-        if len(self._contacts) >= _MAX_PREFERENCES:
-            del self._contacts[next(iter(self._contacts))]
+        previous = self._contacts.get(peer.id)
         round_trip = previous.round_trip if previous is not None else None
         if request.method == "HEAD":
             round_trip = time.monotonic() - request.started
-        self._contacts[peer.id] = Contact(time.time(), round_trip, response.head.header(IDENTITY_HEADER))
+        contact = Contact(time.time(), round_trip, response.head.header(IDENTITY_HEADER))
+        put_newest(self._contacts, peer.id, contact, _MAX_PREFERENCES)
 
     async def _try_urls(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
         """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""

@@ -15,6 +15,7 @@ from peili.mirror.errors import NotFound
 from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent
 from peili.mirror.plugins.interfaces import Store
+from peili.mirror.support.newest import put_newest
 from peili.mirror.support.tasks import Broadcast
 
 _MAX_DAMAGED = 1024
@@ -38,9 +39,7 @@ class SoundStore(WrappedStore):
 
     def note_damaged(self, digest: Digest) -> None:
         """Note that the store's whole copy of `digest` has wrong bytes. Watchers get `Gone`."""
-        self._damaged[digest] = None
-        if len(self._damaged) > _MAX_DAMAGED:
-            self._damaged.popitem(last=False)
+        put_newest(self._damaged, digest, None, _MAX_DAMAGED)
         self._changes.notify()
 
     def is_damaged(self, digest: Digest) -> bool:

@@ -18,6 +18,7 @@ from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import key_path, parse_holder
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer
 from peili.mirror.plugins.interfaces import Context
+from peili.mirror.support.newest import put_newest
 from peili.mirror.support.tasks import Broadcast, Tasks
 
 _ENOUGH_HOLDERS = 16
@@ -119,9 +120,10 @@ class KeyLookup:
         if all(holder.peer.id in failed for holder in query.holders):
             del self._queries[key]
             if query.is_from_directory:
-                self._misled[key] = asyncio.get_running_loop().time() + self._context.limits.failure_ttl
-                if len(self._misled) > self._context.limits.lookup_keys:
-                    self._misled.popitem(last=False)
+                limits = self._context.limits
+                put_newest(
+                    self._misled, key, asyncio.get_running_loop().time() + limits.failure_ttl, limits.lookup_keys
+                )
 
     def _is_reusable(self, query: KeyQuery) -> bool:
         if query.valid_until is not None and asyncio.get_running_loop().time() >= query.valid_until:
@@ -131,10 +133,9 @@ class KeyLookup:
         return query.revision == self._health.revision
 
     def _start_query(self, key: Key) -> KeyQuery:
-        deadline = asyncio.get_running_loop().time() + self._context.limits.lookup_timeout
-        query = self._queries[key] = KeyQuery(key, self._health.revision, deadline)
-        if len(self._queries) > self._context.limits.lookup_keys:
-            self._queries.popitem(last=False)
+        limits = self._context.limits
+        query = KeyQuery(key, self._health.revision, asyncio.get_running_loop().time() + limits.lookup_timeout)
+        if put_newest(self._queries, key, query, limits.lookup_keys):
             self._context.limited("lookup_keys")
         # A callback, because a task that is cancelled before its first step runs none of its code.
         self._tasks.start(self._run(query)).add_done_callback(lambda _: self._finish(query))

@@ -15,6 +15,7 @@ from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, UnreachablePeer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.newest import put_newest
 from peili.mirror.support.tasks import Backoff, Broadcast, Tasks
 
 _Endpoint: TypeAlias = tuple[str, tuple[str, ...], str | None]
@@ -205,9 +206,8 @@ class PeerHealth:
             peer = self._members.get(name)
             if peer is None or (key, name) in self._handled_failures:
                 continue
-            self._handled_failures[key, name] = now + self._context.limits.failure_ttl
-            if len(self._handled_failures) > self._context.limits.quarantine_entries:
-                self._handled_failures.popitem(last=False)
+            limits = self._context.limits
+            put_newest(self._handled_failures, (key, name), now + limits.failure_ttl, limits.quarantine_entries)
             if self.is_usable(peer):
                 self._exclude(peer, f"peer {name} did not deliver {key}", probe_now=True)
 

@@ -11,6 +11,7 @@ from peili.mirror.errors import FailureReason
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.references import Digest
+from peili.mirror.support.newest import put_newest
 
 _TRANSIENT_REASONS = frozenset({FailureReason.BUSY, FailureReason.REFUSED, FailureReason.UNREACHABLE})
 """`Blame` does not remember these reasons: the next request for the same blob may succeed."""
@@ -189,9 +190,4 @@ class Blame:
 
     def _remember(self, table: OrderedDict[Any, Any], key: object, value: object) -> bool:
         """Add an entry. Return whether the oldest one was removed to make room for it."""
-        table[key] = value
-        table.move_to_end(key)
-        is_full = len(table) > self._limits.quarantine_entries
-        if is_full:
-            table.popitem(last=False)
-        return is_full
+        return put_newest(table, key, value, self._limits.quarantine_entries)

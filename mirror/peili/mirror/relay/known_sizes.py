@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from peili.mirror.oci.documents import digest_in, list_of, read_object, size_in
 from peili.mirror.oci.references import Digest
+from peili.mirror.support.newest import put_newest
 
 _MAX_SIZES = 16 * 1024
 """Digests whose size is remembered; each takes about 150 bytes."""
@@ -31,7 +32,7 @@ class KnownSizes:
 
     def add_verified(self, digest: Digest, size: int) -> None:
         """Note that the whole content of `digest` was verified and has `size` bytes, whatever manifests state."""
-        self._remember(self._verified, digest, size)
+        put_newest(self._verified, digest, size, self._max_sizes)
 
     def add_manifest(self, manifest: bytes) -> None:
         """Note the sizes that `manifest`, which was verified, states for other digests. Never raises."""
@@ -62,10 +63,5 @@ class KnownSizes:
             digest = digest_in(descriptor)
         except ValueError:
             return
-        self._remember(self._stated, digest, size if self._stated.get(digest, size) == size else None)
-
-    def _remember(self, sizes: OrderedDict[Digest, Any], digest: Digest, size: int | None) -> None:
-        sizes[digest] = size
-        sizes.move_to_end(digest)
-        while len(sizes) > self._max_sizes:
-            sizes.popitem(last=False)
+        agreed = size if self._stated.get(digest, size) == size else None
+        put_newest(self._stated, digest, agreed, self._max_sizes)

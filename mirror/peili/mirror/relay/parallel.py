@@ -20,7 +20,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from peili.mirror.client.client import PeerClient
 from peili.mirror.client.connection import Response
@@ -29,9 +28,8 @@ from peili.mirror.limits import KIB, MIB, Limits
 from peili.mirror.oci.ranges import ByteRange, Span, parse_content_range
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Peer
+from peili.mirror.support.newest import put_newest
 from peili.mirror.support.tasks import Broadcast
-
-T = TypeVar("T")
 
 _BUSY_PAUSE = 0.25
 """Seconds after which a busy holder is asked again, even if no transfer has ended here: the holder may notice later
@@ -83,12 +81,13 @@ class ParallelRequests:
             yield
         except (asyncio.CancelledError, OSError):  # the runtime disconnected
             closed = self._closed.get(digest, ())
-            _remember(self._closed, digest, (*closed, asyncio.get_running_loop().time())[-_CLOSED_RESPONSES:])
+            moments = (*closed, asyncio.get_running_loop().time())[-_CLOSED_RESPONSES:]
+            put_newest(self._closed, digest, moments, _MAX_BLOBS)
             raise
         finally:
             self._transfers[digest] -= 1
             self._transfers += Counter()  # drops zeros
-            _remember(self._ended, digest, asyncio.get_running_loop().time())
+            put_newest(self._ended, digest, asyncio.get_running_loop().time(), _MAX_BLOBS)
             self._changes.notify()
 
     def is_shared(self, digest: Digest) -> bool:
@@ -104,7 +103,7 @@ class ParallelRequests:
     def should_log(self, digest: Digest) -> bool:
         """Return whether nothing was logged about parts of `digest` in the last seconds. Note that it is logged now."""
         logged = self._logged.get(digest)
-        _remember(self._logged, digest, asyncio.get_running_loop().time())
+        put_newest(self._logged, digest, asyncio.get_running_loop().time(), _MAX_BLOBS)
         return logged is None or not _is_recent(logged)
 
     async def wait_turn(self, peer_id: str) -> Callable[[], None]:
@@ -143,14 +142,6 @@ class ParallelRequests:
 
 def _is_recent(moment: float) -> bool:
     return asyncio.get_running_loop().time() - moment < _RECENT
-
-
-def _remember(table: dict[Digest, T], digest: Digest, value: T) -> None:
-    """Add the newest entry; drop the oldest if there are too many."""
-    table.pop(digest, None)
-    table[digest] = value
-    if len(table) > _MAX_BLOBS:
-        del table[next(iter(table))]
 
 
 class PeerRequest:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.peer_api.tags import KnownTag
+from peili.mirror.support.newest import put_newest
 
 
 class ToldTags:
@@ -37,10 +38,7 @@ class ToldTags:
         known = self.get(reference)
         if known is not None and known.age is not None and known.age < age:
             return
-        self._told[reference] = (descriptor, time.monotonic() - age)
-        self._told.move_to_end(reference)
-        if len(self._told) > self._most:
-            self._told.popitem(last=False)
+        if put_newest(self._told, reference, (descriptor, time.monotonic() - age), self._most):
             self._on_full()
 
     def forget(self, reference: Reference) -> None:

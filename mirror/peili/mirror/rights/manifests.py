@@ -19,6 +19,7 @@ from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import read_whole
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.expiring import Expiring
+from peili.mirror.support.newest import put_newest
 
 _MOST = 16_384
 _MAX_DEPTH = 4  # of an index in an index
@@ -109,10 +110,8 @@ class ManifestChildren:
         return digest in self._known or digest in self._absent
 
     def _remember(self, digest: Digest, children: Children) -> None:
-        self._known[digest] = children
+        put_newest(self._known, digest, children, _MOST)
         self._absent.discard(digest)
-        if len(self._known) > _MOST:
-            self._known.popitem(last=False)
 
     async def _read(self, digest: Digest) -> bytes:
         """Return the bytes of a manifest; none of something larger. Raises NotFound, Aborted, Unavailable."""

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from peili.mirror.support.newest import put_newest
+
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
@@ -39,10 +41,7 @@ class Expiring(Generic[_K, _V]):
 
     def set(self, key: _K, value: _V, seconds: float) -> None:
         """Add an entry, or replace it, for this time."""
-        self._entries[key] = (value, self._clock() + seconds)
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._most:
-            self._entries.popitem(last=False)
+        put_newest(self._entries, key, (value, self._clock() + seconds), self._most)
 
     def discard(self, key: _K) -> None:
         """Remove the entry of `key`, if there is one."""

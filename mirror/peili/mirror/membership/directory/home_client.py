@@ -30,6 +30,7 @@ from peili.mirror.peer_api.leases import (
 from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context
+from peili.mirror.support.newest import put_newest
 from peili.mirror.support.tasks import Backoff
 
 _T = TypeVar("_T")
@@ -237,8 +238,5 @@ class HomeClient:
         if hosts is None:
             self._replace(home, path)
             return None
-        lists[answer.version] = hosts
-        lists.move_to_end(answer.version)
-        if len(lists) > _VERSIONS:
-            lists.popitem(last=False)
+        put_newest(lists, answer.version, hosts, _VERSIONS)
         return HoldersAnswer(answer.holders, answer.version, hosts)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
-from typing import TypeVar
 
 from peili.mirror.membership.directory.fan_out import Links
-
-_T = TypeVar("_T")
+from peili.mirror.support.newest import put_newest
 
 _VALID_TIME = 120.0
 """Seconds after which a measured uplink counts no longer."""
@@ -51,10 +49,10 @@ class LinkRates:
         The best rate of the last seconds counts: a host may receive several things at the same time.
         """
         if rate is not None:
-            _put(self._served, host, now)
+            put_newest(self._served, host, now, _MOST)
         known, at = self._upstream.get(host, (0.0, now))
         if rate and (rate > known or (rate < known and at + _BEST_TIME <= now)):
-            _put(self._upstream, host, (rate, now))
+            put_newest(self._upstream, host, (rate, now), _MOST)
 
     def learn_uplink(self, feeder: str, rate: float, is_limited: bool, now: float) -> None:
         """Record the rate at which `feeder` sends to all its children.
@@ -67,10 +65,11 @@ class LinkRates:
         """
         if is_limited:
             self._at_least.pop(feeder, None)
-            _put(self._limited, feeder, (rate, now))
+            put_newest(self._limited, feeder, (rate, now), _MOST)
         elif rate > _fresh(self._limited, feeder, now, _VALID_TIME) * 1.2:
             self._limited.pop(feeder, None)
-            _put(self._at_least, feeder, (max(rate, _fresh(self._at_least, feeder, now, _VALID_TIME)), now))
+            best = max(rate, _fresh(self._at_least, feeder, now, _VALID_TIME))
+            put_newest(self._at_least, feeder, (best, now), _MOST)
 
     def learn_hop(self, seconds: float) -> None:
         """Record by how many seconds a host was behind its feeder."""
@@ -87,7 +86,7 @@ class LinkRates:
         known = len(self._limited) + len(self._at_least)
         if len(self._slow) >= max(_ALWAYS_SLOW, known * _MOST_SLOW):
             return
-        _put(self._slow, host, now + _SLOW_TIME)
+        put_newest(self._slow, host, now + _SLOW_TIME, _MOST)
 
     def clear_slow(self, host: str) -> None:
         """Record that `host` was called slow because of somebody else."""
@@ -147,14 +146,6 @@ class LinkRates:
         # A quarter of them may have been measured in a bad moment.
         uplink = limited[len(limited) // 4] if limited else max(at_least, default=prior.uplink)
         return Links(uplink, prior.hop if self._hop is None else self._hop, upstream)
-
-
-def _put(table: dict[str, _T], host: str, value: _T) -> None:
-    """Set a value as the newest one, and forget the oldest one if there are too many."""
-    table.pop(host, None)
-    table[host] = value
-    if len(table) > _MOST:
-        del table[next(iter(table))]
 
 
 def _fresh(table: dict[str, tuple[float, float]], host: str, now: float, valid: float) -> float:
