@@ -94,9 +94,7 @@ class Plugins:
             ConfigError: An option is unknown or wrong.
         """
         found = self._find(STORES, kind)
-        plugin = found.load()
-        if not issubclass(plugin, Store):
-            raise found.error("which is not a Store")
+        plugin: type[Store] = found.load(Store)
         return found.construct(lambda: plugin.from_config(options))
 
     def router(self, kind: str, options: Mapping[str, Any]) -> Router:
@@ -111,9 +109,7 @@ class Plugins:
             ConfigError: An option is unknown or wrong.
         """
         found = self._find(ROUTERS, kind)
-        plugin = found.load()
-        if not issubclass(plugin, Router):
-            raise found.error("which is not a Router")
+        plugin: type[Router] = found.load(Router)
         return found.construct(lambda: plugin.from_config(options))
 
     def resolver(self, kind: str, options: Mapping[str, Any]) -> Resolver:
@@ -128,9 +124,7 @@ class Plugins:
             ConfigError: An option is unknown or wrong.
         """
         found = self._find(RESOLVERS, kind)
-        plugin = found.load()
-        if not issubclass(plugin, Resolver):
-            raise found.error("which is not a Resolver")
+        plugin: type[Resolver] = found.load(Resolver)
         return found.construct(lambda: plugin.from_plugins(options, self))
 
     def _find(self, group: str, kind: str) -> _Target:
@@ -150,14 +144,16 @@ class _Target:
     kind: str
     target: EntryPoint | type[Plugin]
 
-    def load(self) -> type[Any]:
-        """Return the class, whatever it is a subclass of."""
+    def load(self, interface: type[Any]) -> type[Any]:
+        """Return the class, which is a subclass of `interface`."""
         try:
             loaded: object = self.target.load() if isinstance(self.target, EntryPoint) else self.target
         except Exception as error:  # a third-party module may raise anything while it is imported
             raise self.error(f"which can't be loaded: {_one_line(error)}") from error
         if not isinstance(loaded, type):
             raise self.error("which is not a class")
+        if not issubclass(loaded, interface):
+            raise self.error(f"which is not a {interface.__name__}")
         return loaded
 
     def construct(self, constructor: Callable[[], T]) -> T:
