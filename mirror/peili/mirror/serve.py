@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from peili.mirror.doors.middleware import OpsMiddleware
+from peili.mirror.doors.ops import OpsMiddleware
 from peili.mirror.errors import ConfigError, ListenError
 from peili.mirror.metrics.counters import LOCAL, OPS, PEER
 from peili.mirror.mirror import Mirror

@@ -1,4 +1,4 @@
-"""ASGI middleware: counts the requests to a door, finds those for the ops app, and answers for plug-ins that fail."""
+"""ASGI middleware around a door: counts its requests, and answers for routes of plug-ins that fail."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ RESOLVER_PATH = "/_resolver"
 """The same for the resolver's routes."""
 _SCOPE_KEY = "peili.request_record"
 _NO_ENDPOINT = "none"
-_OPS_PATHS = frozenset(
-    {"/", "/livez", "/readyz", "/metrics", "/status", "/history", "/events", "/find", "/try", "/ping", "/images"}
-)
 
 
 def request_record(scope: Scope) -> RequestRecord:
@@ -101,23 +98,6 @@ class RequestMetrics:
             user_agent: bytes = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
             metrics.clients.count(user_agent.decode("latin-1"), time.time())
             self._accounting.ended(record)
-
-
-class OpsMiddleware:
-    """Passes on the requests for the pages of the ops app to that app, and all others to `app`.
-
-    Args:
-        app: The local door.
-        ops: The ops app.
-    """
-
-    def __init__(self, app: ASGIApp, ops: ASGIApp) -> None:
-        self._app = app
-        self._ops = ops
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._ops if scope.get("path") in _OPS_PATHS else self._app
-        await app(scope, receive, send)
 
 
 class PluginRouteMiddleware:

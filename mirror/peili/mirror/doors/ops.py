@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.inspection.inspector import Busy, Inspector
@@ -25,6 +25,10 @@ from peili.mirror.server.request_limits import HostHeaderCheck
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Broadcast
 
+OPS_PATHS = frozenset(
+    {"/", "/livez", "/readyz", "/metrics", "/status", "/history", "/events", "/find", "/try", "/ping", "/images"}
+)
+"""The paths of all pages."""
 EVENT_INTERVAL = 1.0
 """Seconds between two events of ``/events``."""
 _MOST_STREAMS = 16
@@ -36,6 +40,23 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+class OpsMiddleware:
+    """Passes on the requests for `OPS_PATHS` to the ops app, and all others to `app`.
+
+    Args:
+        app: The local door.
+        ops: The ops app.
+    """
+
+    def __init__(self, app: ASGIApp, ops: ASGIApp) -> None:
+        self._app = app
+        self._ops = ops
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._ops if scope.get("path") in OPS_PATHS else self._app
+        await app(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +158,7 @@ def ops_app(sources: OpsSources, streams: StatusStreams) -> ASGIApp:
 
     pages = {"/": page, "/livez": livez, "/readyz": readyz, "/metrics": metrics, "/status": status}
     pages |= {"/history": history, "/events": events, **_questions(sources)}
-    return HostHeaderCheck(Starlette(routes=[Route(path, function) for path, function in pages.items()]))
+    return HostHeaderCheck(Starlette(routes=[Route(path, pages[path]) for path in OPS_PATHS]))
 
 
 _Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
