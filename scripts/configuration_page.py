@@ -44,7 +44,7 @@ is read, and explains the routers. A key can also be an environment variable, `P
 is TOML, or a string if it is not. Times are in seconds, sizes in bytes."""
 _MIB = 1 << 20
 _SECONDS = ("_timeout", "_ttl", "_delay", "_window", "_heartbeat", "backoff_min", "backoff_max", "rest_max")
-_BYTES = ("_memory", "_size", "verify_ahead", "path_length")
+_BYTES = ("_memory", "_size", "_answer", "verify_ahead", "path_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def page() -> str:
         else:
             parts.append(_table(f"[{section}]", _section_rows(section, examples)))
         if section == "peer":
-            parts.append(_table("peer.tls", _tls_rows(examples)))
+            parts.append(_table("[peer.tls]", _tls_rows(examples)))
         parts += [
             _table(f'[{section}] kind = "{kind}"', _plugin_rows(section, kind, examples))
             for kind in _kinds(section, examples)

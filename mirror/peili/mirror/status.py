@@ -30,8 +30,8 @@ class StatusParts:
         identity: This host as a peer.
         plugins: The class of each plug-in, by its part: store, router or resolver.
         ready: Whether each part is ready.
-        peers: The peers that answer.
-        unreachable: The peers that do not.
+        peers: The peers that the router knows, without those that do not answer.
+        unreachable: The peers that do not answer.
         client: Knows when each peer answered last.
         incoming: Returns the content of a digest that arrives here; None if it does not.
         advertised: The number of keys that peers know this host has.

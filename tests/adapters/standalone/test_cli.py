@@ -209,7 +209,7 @@ def test_one_run_names_all_mistakes(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == len(own), "plug-ins are not needed here"
 
 
-EMBEDDING = "{} is only for embedding; use static, file, dns, mdns or kubernetes"
+EMBEDDING = "{} is only for embedding; use static, file, dns, mdns, kubernetes or talos"
 LEVELS = "debug, info, warning, error"
 PEERS = "[router]\nkind = 'static'\npeers = 3"
 

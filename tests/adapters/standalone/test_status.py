@@ -72,7 +72,7 @@ async def test_it_shows_peers_bytes_by_source_and_problems(capsys: pytest.Captur
         document = json.loads(await status(serving, capsys, "--json"))
     assert re.match(r"node-a  peili \S+, up \S+ m?s\n", text)
     assert re.search(r"\n  store     MemoryStore, ready; shared with peers: \d+ keys\n", text)
-    assert "\n  router    StaticRouter, ready; peers that answer: 1, that do not: 1\n" in text
+    assert "\n  router    StaticRouter, ready; peers: 2, of which 1 does not answer\n" in text
     assert re.search(r"\n  urls      http://127\.0\.0\.1:\d+\n", text)
     assert re.search(r"asked by  containerd \(once, last \S+ m?s ago\), other \(once, last ", text)
     assert re.search(r"\n  from peers +5\.0 MiB +5\.0 MiB\n", text)
@@ -197,6 +197,14 @@ def test_a_status_with_nothing_in_it_is_readable() -> None:
     assert "\npeers: none is known\n" in text
     assert "asked by  nobody so far" in text
     assert "no URL: there is no peer door" in text
+
+
+def test_a_peer_that_was_not_asked_is_not_said_to_answer() -> None:
+    peer = {"id": "node-b", "name": "node-b", "urls": ["http://10.0.0.3:5051"]}
+    status = Mirror(MemoryStore(), StaticRouter([]), identity="me").status()
+    text = render({**status, "peers": [peer], "peers_known": 1})
+    assert re.search(r"\n  node-b  http://10\.0\.0\.3:5051  not seen yet\n", text)
+    assert "; peers: 1\n" in text
 
 
 def test_the_last_problems_are_bounded_and_have_one_line() -> None:

@@ -224,7 +224,7 @@ async def test_the_store_can_exit_before_containerd_was_reached() -> None:
 def test_the_reason_for_an_unreachable_socket(tmp_path: Path) -> None:
     absent, file, nested = tmp_path / "absent", tmp_path / "file", tmp_path / "file" / "socket"
     file.touch()
-    assert why_unreachable(absent) == f"there is no socket {absent}; is containerd running, and is that its address?"
+    assert why_unreachable(absent) == f"there is no socket {absent}: containerd does not run, or has another address"
     assert why_unreachable(file) == f"{file} is not a socket; use the one that containerd listens on"
     assert "no socket" in why_unreachable(nested)
 

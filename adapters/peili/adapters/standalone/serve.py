@@ -85,7 +85,7 @@ def _router(config: Config, plugins: Plugins) -> Router:
     section = _with_https(config.router) if has_tls else config.router
     router = section.build(plugins.router)
     if type(router) in {PushRouter, MemoryRouter}:  # a third-party subclass may find its peers itself
-        expected = f"{config.router.kind} is only for embedding; use static, file, dns, mdns or kubernetes"
+        expected = f"{config.router.kind} is only for embedding; use static, file, dns, mdns, kubernetes or talos"
         raise ConfigError("router.kind", expected, source=config.router.sources.get("kind"))
     if has_tls and isinstance(router, StaticRouter):
         _check_urls(router, config.router)

@@ -95,7 +95,8 @@ def _host(document: Mapping[str, Any]) -> list[str]:
 
 def _peer_count(document: Mapping[str, Any]) -> str:
     dead = len(document["unreachable"])
-    return f"peers that answer: {document['peers_known']}" + (f", that do not: {dead}" if dead else "")
+    silent = "" if not dead else f", of which {dead} {'does' if dead == 1 else 'do'} not answer"
+    return f"peers: {document['peers_known'] + dead}{silent}"
 
 
 def _received(document: Mapping[str, Any]) -> list[str]:
@@ -112,7 +113,7 @@ def _peers(document: Mapping[str, Any]) -> list[str]:
         (
             peer["name"],
             peer["urls"][0] if peer["urls"] else "",
-            "answers" if peer.get("last_seen") is None else f"seen {_ago(document, peer['last_seen'])}",
+            "not seen yet" if peer.get("last_seen") is None else f"seen {_ago(document, peer['last_seen'])}",
             "" if peer.get("round_trip") is None else seconds_text(peer["round_trip"]),
         )
         for peer in document["peers"]

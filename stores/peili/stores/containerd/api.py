@@ -262,7 +262,7 @@ def why_unreachable(socket: Path) -> str:
     except PermissionError:
         return f"no permission to reach {socket}; {_as_root('give this user access to its directory')}"
     except OSError:
-        return f"there is no socket {socket}; is containerd running, and is that its address?"
+        return f"there is no socket {socket}: containerd does not run, or has another address"
     if not stat.S_ISSOCK(mode):
         return f"{socket} is not a socket; use the one that containerd listens on"
     if not os.access(socket, os.R_OK | os.W_OK):
