@@ -31,7 +31,7 @@ from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.relay.relay import FetchesInVain, Relay
-from peili.mirror.relay.transfer import Transfer, open_transfer
+from peili.mirror.relay.transfer import Transfer
 from peili.mirror.rights.gate import Gate
 from peili.mirror.upstream.exchanges import USER_AGENT
 
@@ -216,7 +216,7 @@ class LocalDoor(Door):
         """
         is_manifest, is_bodiless = target.endpoint is Endpoint.MANIFEST, response.is_bodiless(digest)
         wanted = None if is_manifest or is_bodiless else response.range(digest)
-        async with open_transfer(self._relay, digest, target, wanted=wanted, is_manifest=is_manifest) as transfer:
+        async with self._relay.open_transfer(digest, target, wanted=wanted, is_manifest=is_manifest) as transfer:
             record.senders = transfer.senders
             if is_bodiless:
                 # A peer is asked even if the response is 304: If-None-Match is evaluated only if the response without

@@ -16,7 +16,6 @@ from peili.mirror.plugins.calls import call, has_whole
 from peili.mirror.plugins.content import read_whole
 from peili.mirror.plugins.interfaces import Context, Store
 from peili.mirror.relay.relay import Relay
-from peili.mirror.relay.transfer import open_transfer
 from peili.mirror.rights.gate import Gate
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
@@ -115,7 +114,7 @@ class WholeImages:
             )
         except (NotFound, Unavailable, Aborted):
             pass
-        async with open_transfer(self._relay, digest, target, is_manifest=True) as transfer:
+        async with self._relay.open_transfer(digest, target, is_manifest=True) as transfer:
             await transfer.begin()
             data = transfer.data
             transfer.complete()
@@ -152,7 +151,7 @@ class WholeImages:
             if permit.uses_store and await has_whole(self._context, digest):
                 return True
             target = replace(target, is_checked=permit.is_checked)
-            async with open_transfer(self._relay, digest, target) as transfer:
+            async with self._relay.open_transfer(digest, target) as transfer:
                 await transfer.describe()
         except (HTTPError, NotFound):
             return False

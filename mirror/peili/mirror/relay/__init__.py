@@ -1,7 +1,7 @@
 """Relays content from peers to this host's runtime.
 
-- `transfer` assembles one response from one or several holders. The local door uses it.
-- `relay` limits the number of transfers, and has the state that they share.
+- `relay` opens transfers, and limits their number. The local door uses it. `state` has what transfers share.
+- `transfer` assembles one response from one or several holders.
 - `holders` opens a source, and the next one if that fails. It asks the router (`leases`), sends requests to holders
   (`holder_requests`), races them against each other (`race`), and replaces a slow holder by a faster one
   (`replacement`). `rejections` says which holders a transfer cannot use.

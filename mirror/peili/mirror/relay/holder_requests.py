@@ -10,10 +10,10 @@ from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.leases import LOOKUP_FACTOR, TransferLease
 from peili.mirror.relay.race import Candidates, NotFaster, Open, RaceOptions, race
 from peili.mirror.relay.rejections import Rejections
-from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import measure, trial_range
 from peili.mirror.relay.scores import HEALTHY, MUCH_FASTER
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.state import RelayState, TransferRequest
 
 
 class HolderRequests:

@@ -18,9 +18,9 @@ from peili.mirror.relay.holder_requests import HolderRequests
 from peili.mirror.relay.joining import open_joined
 from peili.mirror.relay.leases import TransferLease
 from peili.mirror.relay.rejections import Rejections
-from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import SourceWatcher, trial_range
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.state import RelayState, TransferRequest
 
 _PATIENCE = 0.9
 """The part of ``limits.wait_timeout`` that a transfer waits for one feeder. The rest is for one more try."""

@@ -16,7 +16,7 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Content
 from peili.mirror.plugins.interfaces import Store
-from peili.mirror.relay.relay import RelayState, TransferRequest
+from peili.mirror.relay.state import RelayState, TransferRequest
 from peili.mirror.relay.verify import Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 

@@ -12,8 +12,8 @@ from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.relay.joined_body import PATIENCE, JoinedBody, NotJoined
 from peili.mirror.relay.parallel import PeerRequest
-from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.state import RelayState, TransferRequest
 from peili.mirror.support.deadlines import Deadline
 
 

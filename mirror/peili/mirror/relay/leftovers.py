@@ -18,7 +18,7 @@ from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Content
 from peili.mirror.relay.blame import IN_FLIGHT
 from peili.mirror.relay.ingest import discard_ingest, seed_from
-from peili.mirror.relay.relay import RelayState
+from peili.mirror.relay.state import RelayState
 from peili.mirror.relay.tracing import ask_suspects, trace_wrong_byte
 from peili.mirror.relay.verify import DigestMismatch, Verifier
 

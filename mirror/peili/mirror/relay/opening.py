@@ -8,8 +8,8 @@ from peili.mirror.oci.references import OCTET_STREAM
 from peili.mirror.oci.references import is_manifest as is_manifest_type
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import ingest_size
-from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.state import RelayState, TransferRequest
 
 
 class FirstSource:

@@ -14,9 +14,9 @@ from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.relay.blame import IN_FLIGHT
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.pipeline import Pipeline
-from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.senders import Senders
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.state import RelayState, TransferRequest
 from peili.mirror.relay.tracing import trace_wrong_byte, was_found_wrong
 from peili.mirror.relay.verify import FoundWrong, Unverified, Verifier
 

@@ -12,9 +12,9 @@ from peili.mirror.plugins.acquiring import LeaseEnd
 from peili.mirror.relay.feeder import Superseded
 from peili.mirror.relay.joined_body import NotJoined
 from peili.mirror.relay.leases import TransferLease
-from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import Replaced
 from peili.mirror.relay.responses import OutOfRange
+from peili.mirror.relay.state import RelayState, TransferRequest
 from peili.mirror.relay.tracing import ask_suspects
 
 _NO_ANSWER = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})

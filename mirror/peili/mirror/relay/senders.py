@@ -6,8 +6,8 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.relay.blame import IN_FLIGHT
 from peili.mirror.relay.rejections import Rejections
-from peili.mirror.relay.relay import RelayState
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.state import RelayState
 
 
 class Senders:

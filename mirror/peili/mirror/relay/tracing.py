@@ -21,7 +21,7 @@ from peili.mirror.plugins.acquiring import Feed, LeaseEnd, Upstream, Want
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.relay.leases import LOOKUP_FACTOR, LeaseReleases
-from peili.mirror.relay.relay import RelayState
+from peili.mirror.relay.state import RelayState
 from peili.mirror.support.deadlines import Deadline
 
 _ANSWER_TIMEOUT = 10.0

@@ -8,15 +8,10 @@ digest is wrong, the response is cut off, and the runtime requests the rest agai
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
 from peili.mirror.errors import Aborted, FailureReason, NotFound
-from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
-from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
+from peili.mirror.oci.ranges import Span, Unsatisfiable
+from peili.mirror.oci.references import OCTET_STREAM, Descriptor, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
-from peili.mirror.oci.requests import Target
 from peili.mirror.plugins.acquiring import LeaseEnd
 from peili.mirror.relay.blame import IN_FLIGHT
 from peili.mirror.relay.holders import Holders
@@ -25,48 +20,11 @@ from peili.mirror.relay.leftovers import check_later
 from peili.mirror.relay.opening import FirstSource
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Sink
 from peili.mirror.relay.reception import Reception
-from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.senders import Senders, blame_senders
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.state import RelayState, TransferRequest
 from peili.mirror.relay.verify import DigestMismatch, FoundWrong, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
-
-
-@asynccontextmanager
-async def open_transfer(
-    relay: Relay, digest: Digest, target: Target, *, wanted: ByteRange | None = None, is_manifest: bool = False
-) -> AsyncGenerator[Transfer]:
-    """Transfer content from peers. The resources of the transfer are freed when the context ends.
-
-    This is not a method of `Relay`, because that would make an import cycle.
-
-    Args:
-        relay: Admits the transfer.
-        digest: The digest of the content.
-        target: What the runtime requests, as peers are asked for it.
-        wanted: The range that the runtime wants; None for the whole content.
-        is_manifest: Whether the content is a manifest or index, which is always collected whole.
-
-    Yields:
-        The transfer, which has not begun.
-
-    Raises:
-        NotFound: The relay admits no transfer; the runtime must go upstream.
-    """
-    transfer: Transfer | None = None
-    try:
-        with relay.admit(digest, wanted) as state:
-            collect_limit = state.limits.manifest_size if is_manifest else state.limits.verify_ahead
-            request = TransferRequest(digest, target.peer_path, wanted, collect_limit, is_manifest, target.is_checked)
-            transfer = Transfer(request, state)
-            yield transfer
-    except (asyncio.CancelledError, OSError):
-        if transfer is not None:
-            transfer.is_abandoned = True
-        raise
-    finally:
-        if transfer is not None:
-            await transfer.aclose()
 
 
 class Transfer:
