@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from peili.mirror.errors import NotFound
 from peili.mirror.limits import KIB, MIB
+from peili.mirror.support.deadlines import Deadline
 
 RING_LENGTH = 5
 """The number of buffers of one transfer: one each that is sent, withheld, hashed and read, and a spare one."""
@@ -83,6 +85,38 @@ class BufferPool:
             buffer = memoryview(mmap.mmap(-1, size))
         self._available -= len(buffer)
         return buffer
+
+
+class Reservation:
+    """The bytes that one transfer has reserved. Its one owner calls `release` at the end.
+
+    Args:
+        pool: Where they are reserved.
+        timeout: Seconds for which a reservation may wait.
+        limited: Called with the name of the limit if that takes too long.
+    """
+
+    def __init__(self, pool: BufferPool, timeout: float, limited: Callable[[str], None]) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._limited = limited
+        self._count = 0
+
+    async def reserve(self, count: int) -> None:
+        """Release what was reserved before, and reserve `count` bytes. Raises NotFound if there are none in time."""
+        self.release()
+        try:
+            async with Deadline(self._timeout):
+                await self._pool.reserve(count)
+        except TimeoutError as error:
+            self._limited("relay_memory")
+            raise NotFound("no memory to collect the content") from error
+        self._count = count
+
+    def release(self) -> None:
+        """Release what is reserved. Idempotent."""
+        count, self._count = self._count, 0
+        self._pool.release(count)
 
 
 class BufferRing:

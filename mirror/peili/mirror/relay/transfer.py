@@ -8,23 +8,22 @@ digest is wrong, the response is cut off, and the runtime requests the rest agai
 
 from __future__ import annotations
 
-from peili.mirror.errors import Aborted, FailureReason, NotFound
+from peili.mirror.errors import Aborted, NotFound
 from peili.mirror.oci.ranges import Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
 from peili.mirror.plugins.acquiring import LeaseEnd
-from peili.mirror.relay.blame import IN_FLIGHT
+from peili.mirror.relay.buffers import Reservation
 from peili.mirror.relay.holders import Holders
-from peili.mirror.relay.ingest import create_verifier, discard_ingest, may_resume
+from peili.mirror.relay.ingest import create_verifier, may_resume
 from peili.mirror.relay.leftovers import check_later
 from peili.mirror.relay.opening import FirstSource
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Sink
 from peili.mirror.relay.reception import Reception
-from peili.mirror.relay.senders import Senders, blame_senders
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.state import RelayState, TransferRequest
 from peili.mirror.relay.verify import DigestMismatch, FoundWrong, Unverified, Verifier
-from peili.mirror.support.deadlines import Deadline
+from peili.mirror.relay.wrong_bytes import WrongBytes
 
 
 class Transfer:
@@ -38,7 +37,6 @@ class Transfer:
         state: The state that all transfers share.
 
     Attributes:
-        has_sent_wrong_bytes: Whether the runtime got wrong bytes. The store was asked to discard them.
         data: All bytes that `send_to` will send, if they were collected: verified in memory before the first one is
             sent.
         media_type: The media type of a manifest or index that was collected whole; otherwise
@@ -47,7 +45,6 @@ class Transfer:
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
-        self.has_sent_wrong_bytes = False
         self.data: bytes | None = None
         self.media_type = OCTET_STREAM
         self.is_abandoned = False
@@ -55,10 +52,10 @@ class Transfer:
         self._request = request
         self._state = state
         self._holders = Holders(request, state)
-        self._rejections = self._holders.rejections
         self._source: Source | None = None
         self._reception = Reception(request, state, self._holders)
-        self._reserved = 0  # bytes of the buffer pool
+        self._memory = Reservation(state.buffers, state.limits.first_byte_timeout, state.metrics.limited.add)
+        self._wrong_bytes = WrongBytes(request, state, self._holders, self._reception, self._memory)
         self._verifier: Verifier = Unverified(request.digest)
         self._span = Span.whole(0)
 
@@ -102,6 +99,11 @@ class Transfer:
     def senders(self) -> dict[str, int]:
         """The bytes that each peer sent so far, by its id, wrong ones included. The last peer sends now."""
         return self._reception.senders
+
+    @property
+    def has_sent_wrong_bytes(self) -> bool:
+        """Whether the runtime got wrong bytes. The store was asked to discard them."""
+        return self._wrong_bytes.were_sent
 
     def complete(self) -> None:
         """Note that the runtime has all that it wanted. The router learns this when its lease is released."""
@@ -147,7 +149,7 @@ class Transfer:
         """Free the memory, the peer's connection and the router's lease."""
         self._reception.close(is_abandoned=self.is_abandoned, is_complete=self._is_complete)
         self.data = None
-        self._release_memory()
+        self._memory.release()
         if self.is_abandoned:
             self._holders.lease.abandon()
         await self._holders.aclose()
@@ -182,14 +184,14 @@ class Transfer:
 
     async def _collect(self, source: Source) -> bytes | None:
         """Collect and verify the whole span. Return None if it was wrong and another holder should be tried."""
-        await self._reserve_memory(self._span.length)
+        await self._memory.reserve(self._span.length)
         pipeline = CollectPipeline(self._span.length, self._verifier, self._state.hash_threads.thread())
         try:
             await self._reception.run(pipeline, source, self._span)
         except DigestMismatch as error:
             if self._span.start > 0:
                 return await self._collect_end_again(error)
-            await self._handle_mismatch(was_sent=False)
+            await self._wrong_bytes.handle_unsent(self._span)
             return None
         except Aborted as error:
             if self._prepare_restart():
@@ -210,7 +212,7 @@ class Transfer:
         """
         part, size = source.span, source.span.size
         rest = [span for span in (Span(0, part.start, size), Span(part.stop, size, size)) if span.length]
-        await self._reserve_memory(size)
+        await self._memory.reserve(size)
         buffer, verifier = memoryview(bytearray(size)), Verifier(self._request.digest)
         try:
             await self._reception.run(FillPipeline(buffer[part.start : part.stop]), source, self._span)
@@ -222,7 +224,7 @@ class Transfer:
             await self._state.hash_threads.thread().feed(verifier, buffer)
             data = bytes(verifier.finish())
         except DigestMismatch:
-            await self._handle_mismatch(was_sent=False)
+            await self._wrong_bytes.handle_unsent(self._span)
             return None
         except (Aborted, NotFound) as error:
             if self._prepare_restart():
@@ -233,7 +235,7 @@ class Transfer:
 
     def _prepare_restart(self) -> bool:
         """Readmit the holders that state another size, which may be the right one. Return whether there are any."""
-        if not self._rejections.readmit_other_sizes():
+        if not self._holders.rejections.readmit_other_sizes():
             return False
         self._reception.unverified.clear()  # their bytes are discarded
         self._reception.discard()
@@ -273,97 +275,19 @@ class Transfer:
                 self._reception.trace_wrong_byte()
                 raise
             except DigestMismatch as error:
-                await sink.send(await self._fetch_end_again(error))
+                await sink.send(await self._wrong_bytes.fetch_end_again(error, self._verifier, self._span))
                 progress(self._span.stop)
             self._reception.unverified.clear()  # their bytes are right
         except DigestMismatch as error:
-            await self._handle_mismatch(was_sent=True)
+            await self._wrong_bytes.handle_sent(self._span)
             raise Aborted(str(error)) from error
         finally:
             self._reception.unverified.suspect()
 
-    async def _reserve_memory(self, count: int) -> None:
-        """Release what was reserved before, and reserve `count` bytes of the buffer pool. Raises NotFound."""
-        state = self._state
-        self._release_memory()
-        try:
-            async with Deadline(state.limits.first_byte_timeout):
-                await state.buffers.reserve(count)
-        except TimeoutError as error:
-            state.metrics.limited.add("relay_memory")
-            raise NotFound(f"no memory to collect {self._request.digest}") from error
-        self._reserved = count
-
-    def _release_memory(self) -> None:
-        count, self._reserved = self._reserved, 0
-        self._state.buffers.release(count)
-
     async def _collect_end_again(self, error: DigestMismatch) -> bytes:
-        """Call `_fetch_end_again` when this transfer has sent nothing yet. Raises NotFound."""
+        """Fetch the end again when this transfer has sent nothing yet. Raises NotFound."""
         try:
-            return await self._fetch_end_again(error)
+            return await self._wrong_bytes.fetch_end_again(error, self._verifier, self._span)
         except DigestMismatch as mismatch:
-            await self._handle_mismatch(was_sent=True)  # an earlier transfer sent the bytes before the span
+            await self._wrong_bytes.handle_sent(self._span)  # an earlier transfer sent the bytes before the span
             raise NotFound(str(mismatch)) from mismatch
-
-    async def _fetch_end_again(self, error: DigestMismatch) -> bytes:
-        """Fetch the withheld end again, from holders that sent none of it: the wrong byte may be in the end.
-
-        Args:
-            error: Raised if the end of other holders is wrong, too.
-
-        Returns:
-            The end, with which the digest is right.
-
-        Raises:
-            DigestMismatch: Bytes before the end are wrong, or no other holder remains.
-        """
-        self._reception.discard()
-        verifier, span, holders = self._verifier, self._span, self._holders
-        self._reception.trace_wrong_byte()
-        wrong = bytes(verifier.rewind())
-        start = span.stop - len(wrong)
-        senders, senders_of_end = self._reception.unverified, self._reception.unverified.since(start)
-        self._rejections.exclude(senders_of_end - {IN_FLIGHT})
-        holders.reads_in_flight, holders.lease.end_reason = False, FailureReason.WRONG
-        try:
-            while wrong:
-                self._reception.unverified = Senders(self._request.digest, self._state, self._rejections)
-                await self._reserve_memory(len(wrong))
-                pipeline = CollectPipeline(len(wrong), verifier, self._state.hash_threads.thread())
-                try:
-                    await self._reception.run(pipeline, await holders.resume(start, span), span)
-                except DigestMismatch:
-                    self._rejections.exclude(self._reception.unverified.since(start))
-                    if verifier.rewind() == wrong:
-                        break  # two holders agree about the end, so a byte before it is wrong
-                else:
-                    is_certain = len(senders_of_end) == 1
-                    blame_senders(senders_of_end, self._rejections, is_certain=is_certain, size=span.size)
-                    return pipeline.data
-        except (NotFound, Aborted):
-            pass  # there is no other holder, or no memory
-        finally:
-            self._reception.unverified = senders
-        # Not the holders that sent the end again: the wrong byte may be before it.
-        senders.blame(is_continuation=span.start > 0)
-        raise error
-
-    async def _handle_mismatch(self, *, was_sent: bool) -> None:
-        """Handle wrong bytes: blame their senders, or, if some were sent to the runtime, discard what it has.
-
-        In the latter case, `_fetch_end_again` has blamed the senders.
-        """
-        state, digest = self._state, self._request.digest
-        if not was_sent:
-            self._reception.trace_wrong_byte()  # first: hosts that are cut off now ask for its record
-        self._reception.discard()
-        await self._holders.disconnect()
-        if not was_sent:
-            self._reception.unverified.blame(is_continuation=self._span.start > 0)
-        self._reception.unverified.clear()
-        if was_sent:
-            self.has_sent_wrong_bytes = True
-            state.blame.poison(digest)
-            if await discard_ingest(state, digest):
-                state.blame.fetch_in_vain(digest, self._span.size)
