@@ -4,6 +4,7 @@ The names that are exported here are the public interface. All others may change
 """
 
 from peili.mirror.client.client import PeerClient
+from peili.mirror.collector import Collector
 from peili.mirror.content.files import FileContent, open_below, open_in_thread, open_regular
 from peili.mirror.content.growing import GrowingFileContent
 from peili.mirror.content.inventory import Inventory
@@ -25,7 +26,7 @@ from peili.mirror.errors import (
 from peili.mirror.limits import Limits
 from peili.mirror.membership.router import MembershipRouter, PushRouter
 from peili.mirror.metrics.families import Distribution, Family
-from peili.mirror.mirror import Collector, Mirror
+from peili.mirror.mirror import Mirror
 from peili.mirror.oci.references import (
     MAX_MANIFEST,
     OCTET_STREAM,

@@ -78,7 +78,7 @@ class LocalDoor(Door):
         await self._require_selected(digest)
         uses_store, authorization = True, response.header(b"authorization")
         if self._gate is not None:
-            if response.header(b"user-agent") == USER_AGENT:
+            if _is_from_peili(response):
                 raise NotFound("a peili asks this door as if it were a registry")
             permit = await self._gate.check(target, digest, authorization)
             target, uses_store = replace(target, is_checked=permit.is_checked), permit.uses_store
@@ -113,7 +113,7 @@ class LocalDoor(Door):
         if self.context.covers(target.registry, target.repository):
             stored = ()  # only a resolver that asks the registry knows who may have the list
         find = partial(
-            self._resolver.tags_for, target.registry, target.repository, stored, self._requester(response, target)
+            self._resolver.tags_for, target.registry, target.repository, stored, self._requester(target, response)
         )
         listing = await self._ask_resolver(find, target, response)
         if listing is None:
@@ -126,7 +126,7 @@ class LocalDoor(Door):
         """Send what refers to a digest as an index (OCI distribution spec, "Listing Referrers")."""
         if target.registry is None or target.digest is None:
             raise HTTPError(404, NAME_UNKNOWN, f"the registry of {target.name} is unknown; name it with ?ns=")
-        digest, requester = target.digest, self._requester(response, target)
+        digest, requester = target.digest, self._requester(target, response)
         find = partial(self._resolver.referrers_for, target.registry, target.repository, digest, requester)
         listing = await self._ask_resolver(find, target, response)
         if listing is None:
@@ -139,7 +139,7 @@ class LocalDoor(Door):
             headers["OCI-Filters-Applied"] = "artifactType"
         await response.json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}, headers)
 
-    def _requester(self, response: ResponseWriter, target: Target) -> Requester:
+    def _requester(self, target: Target, response: ResponseWriter) -> Requester:
         """Return who sent the request that `response` answers. Raises HTTPError 403 for an unwanted password."""
         authorization = response.header(b"authorization")
         if self._gate is not None:
@@ -150,7 +150,7 @@ class LocalDoor(Door):
         self, ask: Callable[[], Awaitable[_T]], target: Target, response: ResponseWriter
     ) -> _T | None:
         """Return what the resolver answers; None if it can't. Raises HTTPError 401 if the registry demands rights."""
-        if response.header(b"user-agent") == USER_AGENT:
+        if _is_from_peili(response):
             text = "%s: a peili asks this door as if it were a registry; leave this door out of [upstream]"
             self.context.log.warning(text, target.name)
             return None
@@ -167,10 +167,10 @@ class LocalDoor(Door):
 
     async def _resolve(self, target: Target, response: ResponseWriter) -> Digest:
         reference, authorization = self.reference(target), response.header(b"authorization")
-        gate = None if response.header(b"user-agent") == USER_AGENT else self._gate
+        gate = None if _is_from_peili(response) else self._gate
         if gate is not None:
             await gate.check_tag(target, reference.tag, authorization)
-        resolve = partial(self._resolver.resolve_for, reference, self._requester(response, target))
+        resolve = partial(self._resolver.resolve_for, reference, self._requester(target, response))
         unknown = NotFound(f"{target.name} is resolved upstream")
         try:
             resolution = await self._ask_resolver(resolve, target, response)
@@ -260,6 +260,11 @@ class LocalDoor(Door):
         with self._gate.relaying(digest) if self._gate is not None else nullcontext():
             await transfer.send_to(response)
         await response.end()
+
+
+def _is_from_peili(response: ResponseWriter) -> bool:
+    """Return whether the request is a question of a peili to a registry: it takes this door for one."""
+    return response.header(b"user-agent") == USER_AGENT
 
 
 def _warn(response: ResponseWriter, warning: str | None) -> None:
