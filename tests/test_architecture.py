@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,18 @@ def folder_of(module: str) -> str:
 
 def is_package(module: str) -> bool:
     return any((ROOT / root / Path(*module.split(".")) / "__init__.py").exists() for root in SOURCE_ROOTS)
+
+
+def test_an_overview_of_a_folder_names_each_of_its_modules() -> None:
+    overviews = {
+        name: text
+        for name, tree in product_modules().items()
+        if is_package(name) and "\n- `" in (text := ast.get_docstring(tree) or "")
+    }
+    named = {f"{name}.{each}" for name, text in overviews.items() for each in re.findall(r"`([a-z_]+)`", text)}
+    modules = {name for name in product_modules() if folder_of(name) in overviews and not is_package(name)}
+    assert "peili.mirror.relay.transfer" in modules
+    assert modules - named == set()
 
 
 def test_nobody_imports_what_they_may_not(tmp_path: Path) -> None:

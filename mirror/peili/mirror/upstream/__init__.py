@@ -3,6 +3,6 @@
 - `client` is what the rest of the mirror uses. `answers` has the questions, and the answers that there are.
 - `registries` has what is known about each registry, `roots` finds where its API is, and `root_client` asks there.
   `challenges` are what a registry demands first, and `pauses` whom it wants to wait.
-- `transport` makes one exchange over HTTP, with a connection of `pools`. `exchanges` has its values. `destinations` says
-  which addresses are refused, and `unlogged` keeps secrets out of logs.
+- `transport` makes one exchange over HTTP, with a connection of `pools`. `exchanges` has its values. `destinations`
+  says which addresses are refused, and `unlogged` keeps secrets out of logs.
 """
