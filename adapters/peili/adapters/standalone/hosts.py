@@ -16,10 +16,8 @@ from peili.adapters.containerd.version import checked_version, find_version
 from peili.adapters.files.printing import OutcomePrinter
 from peili.adapters.files.private_keys import check_private
 from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.listen_addresses import url_on_this_host
 from peili.mirror import ApiRoot, ConfigError, PeiliError
-
-_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
-"""Where a client on this host reaches a door that listens on every address."""
 
 
 def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
@@ -142,10 +140,9 @@ def mirror_url(local: Sequence[str], *, has_tls: bool = False) -> str:
     Raises:
         ConfigError: The port is not fixed.
     """
-    host, _, port = local[0].rpartition(":")
-    if int(port) == 0:
+    if int(local[0].rpartition(":")[2]) == 0:
         raise ConfigError("local.listen", "an address with a fixed port, because containerd's configuration names it")
-    return f"{'https' if has_tls else 'http'}://{_LOOPBACK.get(host, host)}:{port}"
+    return url_on_this_host(local[0], has_tls=has_tls)
 
 
 def _registries(config: Config) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The addresses at which doors listen: how they are written, and that no two doors have the same one."""
+"""The addresses at which doors listen: how they are written and reached, and that no two doors have the same one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from peili.mirror import ConfigError, Options
 _PORTS = {"local": 5050, "peer": 5051, "ops": 5052}
 """The usual port of each door."""
 _DOOR_NAMES = {"local": "the local door", "peer": "the peer door", "ops": "[ops]"}
-_ANY_HOST = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104 - compared, not listened on
-
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
+"""Where a client on this host reaches a door that listens on every address."""
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
 
 
@@ -42,6 +42,12 @@ def read_addresses(section: Options, key: str, default: str | list[str], *, empt
     return addresses
 
 
+def url_on_this_host(address: str, *, has_tls: bool) -> str:
+    """Return the URL at which a client on this host reaches a door that listens at `address`."""
+    host, _, port = address.rpartition(":")
+    return f"{'https' if has_tls else 'http'}://{_LOOPBACK.get(host, host)}:{port}"
+
+
 def check_ports(doors: Mapping[str, Sequence[str]], sources: Mapping[str, str]) -> None:
     """Check that no two doors listen on the same port of the same address.
 
@@ -56,7 +62,7 @@ def check_ports(doors: Mapping[str, Sequence[str]], sources: Mapping[str, str]) 
     for (one, addresses), (other, others) in combinations(doors.items(), 2):
         for address, another in product(addresses, others):
             (host, _, port), (other_host, _, other_port) = address.rpartition(":"), another.rpartition(":")
-            is_same_host = host == other_host or not {host, other_host}.isdisjoint(_ANY_HOST)
+            is_same_host = host == other_host or not {host, other_host}.isdisjoint(_LOOPBACK)
             if int(port) == int(other_port) != 0 and is_same_host:
                 section = other if other in sources else one
                 names = f"{address} of {_DOOR_NAMES[one]} and {another} of {_DOOR_NAMES[other]}"

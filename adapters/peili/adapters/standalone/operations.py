@@ -9,9 +9,9 @@ from typing import Any, cast
 import httpx
 
 from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.listen_addresses import url_on_this_host
 from peili.mirror import ConfigError, PeiliError
 
-_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
 _TIMEOUT = 5.0
 
 
@@ -54,8 +54,7 @@ class RunningPeili:
     def of(cls, config: Config) -> RunningPeili:
         """Return the peili that `config` describes. Raises ConfigError; see `door_tls`."""
         tls = None if config.ops else door_tls(config)
-        host, _, port = (config.ops or config.local.listen)[0].rpartition(":")
-        return cls(f"{'http' if tls is None else 'https'}://{_LOOPBACK.get(host, host)}:{port}", tls)
+        return cls(url_on_this_host((config.ops or config.local.listen)[0], has_tls=tls is not None), tls)
 
     def fetch(self, path: str, parameters: Mapping[str, str] | None = None, *, timeout: float = _TIMEOUT) -> Any:
         """Return the JSON document at `path`.
