@@ -142,7 +142,7 @@ async def test_a_peer_is_quarantined_for_the_wrong_blob_only() -> None:
 
 async def test_quarantine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     data, now = content(SMALL), [0.0]
-    monkeypatch.setattr("peili.mirror.relay.relay.Blame", partial(Blame, clock=lambda: now[0]))
+    monkeypatch.setattr("peili.mirror.relay.state.Blame", partial(Blame, clock=lambda: now[0]))
     async with peers(data, in_turn(wrong_bytes, honest)) as [a], pulling([a.holder], quarantine_ttl=600) as host:
         assert (await host.get(Digest.of(data))).status == 404
         now[0] = 599.0
