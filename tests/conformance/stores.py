@@ -13,8 +13,8 @@ from typing import Any
 from typing_extensions import override
 
 from peili.mirror import Digest, Reference, Selection, Store
+from peili.mirror.content.intact_store import IntactStore
 from peili.mirror.content.selected_store import SelectedStore
-from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.testing import Arrival, StoreSubject
 from peili.stores.memory import MemoryIngest, MemoryStore
@@ -71,10 +71,10 @@ async def selected_store() -> AsyncGenerator[StoreSubject]:
 
 
 @asynccontextmanager
-async def sound_store() -> AsyncGenerator[StoreSubject]:
+async def intact_store() -> AsyncGenerator[StoreSubject]:
     """Yield a store that has damaged content, but none of the kit."""
     backend = MemoryStore()
-    store = SoundStore(backend)
+    store = IntactStore(backend)
     store.note_damaged(backend.add(b"damaged").digest)
     yield MemorySubject(backend, store)
 

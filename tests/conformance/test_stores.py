@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.conformance.stores import memory_store, oci_layout_store, selected_store, sound_store
+from tests.conformance.stores import intact_store, memory_store, oci_layout_store, selected_store
 
 from peili.mirror import Store
 from peili.mirror.testing import StoreFactory, check_options, check_store
@@ -16,7 +16,7 @@ from peili.stores.oci_layout import OciLayoutStore
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("factory", [memory_store, oci_layout_store, selected_store, sound_store])
+@pytest.mark.parametrize("factory", [memory_store, oci_layout_store, selected_store, intact_store])
 async def test_a_store_conforms(factory: StoreFactory) -> None:
     await check_store(factory)
 

@@ -18,9 +18,9 @@ from starlette.types import ASGIApp
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.client.client import PeerClient
 from peili.mirror.client.own_door import wait_until_listening
-from peili.mirror.content.incoming import IncomingRegistry
+from peili.mirror.content.incoming import IncomingTable
+from peili.mirror.content.intact_store import IntactStore
 from peili.mirror.content.selected_store import SelectedStore
-from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.doors.access import Auth, anyone, loopback_only
 from peili.mirror.doors.layers import Layers
 from peili.mirror.doors.local import LocalDoor
@@ -155,7 +155,7 @@ class Mirror:
         self.log = LineLogger(log or logging.getLogger("peili"))
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl, add_headers=self._spans.inject)
-        self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
+        self._incoming = IncomingTable(self.identity.id, self.limits, self.metrics.limited.add)
         selection = Selection(registries, exclude)
         upstream = UpstreamClient(
             self.limits,
@@ -163,15 +163,15 @@ class Mirror:
             log=self.log.getChild("upstream"),
             count=self.metrics.upstream_requests.add,
         )
-        sound = SoundStore(store)
-        self._context = self._new_context(sound, router, client, upstream, selection)
+        intact = IntactStore(store)
+        self._context = self._new_context(intact, router, client, upstream, selection)
         self._gate = self._new_gate(rights)
         self._resolver, self._extensions = resolver, tuple(extensions)
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
         self._relay = Relay(self._context, self.metrics, self._incoming, verify=verify)
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
         self._local_door = LocalDoor(local, default_registry, resolver, self._relay, self._gate)
-        self._peer_door = PeerDoor(peer, default_registry, self._incoming, sound)
+        self._peer_door = PeerDoor(peer, default_registry, self._incoming, intact)
         self._build_apps(auth or _default_auth(insecure, peer_tls), local_auth or loopback_only, local_hosts)
 
     def _new_context(
@@ -336,7 +336,7 @@ class Mirror:
             ready=self.readiness(),
             peers=len(lifecycle.peers()) if lifecycle is not None else 0,
             advertised=lifecycle.advertised if lifecycle is not None else 0,
-            transfers=self._relay.under_way,
+            transfers=self._relay.transfer_count,
             uploads=self._peer_door.upload_slots.in_use,
             uploads_in_flight=self._peer_door.upload_slots.in_flight,
         )

@@ -16,7 +16,7 @@ from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Aborted, Content, Digest, Limits
-from peili.mirror.content.incoming import IncomingRegistry, Tap
+from peili.mirror.content.incoming import IncomingTable, Tap
 from peili.mirror.content.incoming_content import IncomingContent
 from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.testing import Arrival, ContentSubject, check_content
@@ -30,19 +30,19 @@ NEVER = 600.0
 
 
 class Receiver:
-    """A host that receives `data`: its registry, one transfer, and its store with an ingest."""
+    """A host that receives `data`: its table, one transfer, and its store with an ingest."""
 
     def __init__(self, data: bytes = DATA, **limits: Any) -> None:
         self.limited: list[str] = []
         values: dict[str, Any] = {"ring_size": 4096, "claim_timeout": NEVER, **limits}
         all_limits = Limits(**values)
-        self.registry = IncomingRegistry("me", all_limits, self.limited.append)
+        self.table = IncomingTable("me", all_limits, self.limited.append)
         self.data = data
         self.digest = Digest.of(data)
         self.store = MemoryStore()
         self.ingest: MemoryIngest | None = None
         self.is_blind = False  # whether the store shows nothing
-        self.tap = self.registry.open_tap(self.digest)
+        self.tap = self.table.open_tap(self.digest)
         self.tap.read_from(lambda: ("feeder", "root"), size=len(data), needs_ring=True)
 
     def receive(self, start: int, stop: int, tap: Tap | None = None) -> None:
@@ -58,7 +58,7 @@ class Receiver:
         self.tap.close(is_abandoned=is_abandoned, is_expected=is_expected)
 
     def open(self) -> IncomingContent:
-        incoming = self.registry.get(self.digest)
+        incoming = self.table.get(self.digest)
         assert incoming is not None
         is_blind = self.is_blind
         return IncomingContent(incoming, None if is_blind else partial(self.store.open, self.digest, partial=True))
@@ -135,7 +135,7 @@ def test_whatever_is_where_a_reader_gets_the_right_bytes(ring_size: int, steps: 
                 stored = max(stored, min(received, stored + store))
                 receiver.store_bytes(stored)
                 offset = want % (received + 1)
-                incoming = receiver.registry.get(receiver.digest)
+                incoming = receiver.table.get(receiver.digest)
                 ring = None if incoming is None else incoming.ring
                 in_ring = ring is not None and ring.start <= offset < received
                 if offset < stored or in_ring:
@@ -183,7 +183,7 @@ async def test_a_late_reader_gets_the_beginning_from_the_store_and_then_the_ring
     receiver.tap.read_from(lambda: ("whole",), needs_ring=False)
     receiver.receive(0, 10_000)
     receiver.store_bytes(8000)
-    incoming = receiver.registry.get(DIGEST)
+    incoming = receiver.table.get(DIGEST)
     assert incoming is not None
     assert not receiver.tap.is_wanted
     assert incoming.ring is None, "without a reader, nothing is copied"
@@ -202,7 +202,7 @@ async def test_a_runtime_that_goes_upstream_is_followed() -> None:
     async with receiver.open() as content:
         receiver.receive(0, 4000)
         receiver.close()
-        assert receiver.registry.state(DIGEST) == InFlight(4000, len(DATA), ("me",), None)
+        assert receiver.table.state(DIGEST) == InFlight(4000, len(DATA), ("me",), None)
         waiting = await stays_pending(lambda: read(content, 0, 9000))
         receiver.store_bytes(9000)
         assert await waiting == DATA[:9000]
@@ -214,7 +214,7 @@ async def test_without_bytes_in_time_nothing_is_expected() -> None:
         receiver.close()
         with pytest.raises(Aborted):
             await content.wait(0)
-    assert receiver.registry.get(DIGEST) is None
+    assert receiver.table.get(DIGEST) is None
 
 
 async def test_bytes_in_the_store_are_followed_for_longer() -> None:
@@ -223,7 +223,7 @@ async def test_bytes_in_the_store_are_followed_for_longer() -> None:
         receiver.store_bytes(10)
         receiver.close()
         waiting = await stays_pending(lambda: read(content, 0, 20))
-        await until(lambda: receiver.registry.get(DIGEST) is None)
+        await until(lambda: receiver.table.get(DIGEST) is None)
         assert not waiting.done()
         receiver.store_bytes(20)
         assert await waiting == DATA[:20]
@@ -245,7 +245,7 @@ async def test_a_runtime_that_comes_back_continues() -> None:
     async with receiver.open() as content:
         receiver.receive(0, 10)
         receiver.close(is_abandoned=True)
-        tap = receiver.registry.open_tap(DIGEST)
+        tap = receiver.table.open_tap(DIGEST)
         await asyncio.sleep(0.3)  # longer than the time for which a runtime that disconnected is waited for
         receiver.receive(10, 20, tap)
         assert await read(content, 0, 20) == DATA[:20]
@@ -258,7 +258,7 @@ async def test_if_nothing_is_expected_the_end_comes_at_once() -> None:
         receiver.close(is_expected=False)
         with pytest.raises(Aborted):
             await waiting
-    assert receiver.registry.get(DIGEST) is None
+    assert receiver.table.get(DIGEST) is None
 
 
 async def test_after_wrong_bytes_readers_are_cut_off_and_new_ones_get_the_right_ones() -> None:
@@ -278,7 +278,7 @@ async def test_after_wrong_bytes_readers_are_cut_off_and_new_ones_get_the_right_
 async def test_two_transfers_fill_one_ring() -> None:
     receiver = Receiver()
     async with receiver.open() as content:
-        tap = receiver.registry.open_tap(DIGEST)
+        tap = receiver.table.open_tap(DIGEST)
         receiver.receive(0, 1000)
         receiver.receive(0, 500, tap)
         receiver.receive(500, 2000, tap)
@@ -292,8 +292,8 @@ async def test_two_transfers_fill_one_ring() -> None:
 
 async def test_the_size_is_waited_for() -> None:
     receiver = Receiver()
-    unknown = receiver.registry.open_tap(Digest.of(b"unknown"))
-    incoming = receiver.registry.get(Digest.of(b"unknown"))
+    unknown = receiver.table.open_tap(Digest.of(b"unknown"))
+    incoming = receiver.table.get(Digest.of(b"unknown"))
     assert incoming is not None
     async with IncomingContent(incoming, partial(receiver.store.open, Digest.of(b"unknown"), partial=True)) as content:
         assert content.size is None
@@ -306,20 +306,20 @@ async def test_the_size_is_waited_for() -> None:
 
 async def test_the_state_says_where_the_bytes_come_from() -> None:
     receiver = Receiver()
-    assert receiver.registry.state(DIGEST) == InFlight(0, len(DATA), ("me", "feeder", "root"), "feeder")
+    assert receiver.table.state(DIGEST) == InFlight(0, len(DATA), ("me", "feeder", "root"), "feeder")
     receiver.tap.stop_reading()
-    assert receiver.registry.state(DIGEST) == InFlight(0, len(DATA), ("me",), None)
+    assert receiver.table.state(DIGEST) == InFlight(0, len(DATA), ("me",), None)
     receiver.receive(0, 100)
     receiver.close()
-    assert receiver.registry.state(DIGEST) == InFlight(100, len(DATA), ("me",), None)
-    assert receiver.registry.state(Digest.of(b"other")) is None
+    assert receiver.table.state(DIGEST) == InFlight(100, len(DATA), ("me",), None)
+    assert receiver.table.state(Digest.of(b"other")) is None
 
 
 async def test_the_memory_is_given_back() -> None:
     receiver = Receiver(ring_memory=4096)
     content = receiver.open()
     receiver.receive(0, 100)
-    other = receiver.registry.open_tap(Digest.of(b"other"))
+    other = receiver.table.open_tap(Digest.of(b"other"))
     other.read_from(lambda: ("feeder",), size=10_000, needs_ring=True)
     other.write(0, memoryview(b"some"))
     assert receiver.limited == ["ring_memory"]
@@ -330,9 +330,9 @@ async def test_the_memory_is_given_back() -> None:
     other.write(8, memoryview(b"more"))
     assert receiver.limited == ["ring_memory"] * 2
     other.close(is_abandoned=False, is_expected=True)
-    receiver.registry.clear()
-    assert receiver.registry.get(Digest.of(b"other")) is None
-    again = receiver.registry.open_tap(DIGEST)
+    receiver.table.clear()
+    assert receiver.table.get(Digest.of(b"other")) is None
+    again = receiver.table.open_tap(DIGEST)
     again.read_from(lambda: ("feeder",), size=10_000, needs_ring=True)
     again.write(0, memoryview(b"some"))
     assert receiver.limited == ["ring_memory"] * 2
@@ -341,7 +341,7 @@ async def test_the_memory_is_given_back() -> None:
 
 @pytest.mark.parametrize("count", [3000])
 async def test_what_is_expected_is_bounded(count: int) -> None:
-    registry = IncomingRegistry("me", Limits(claim_timeout=NEVER), lambda _: None)
+    registry = IncomingTable("me", Limits(claim_timeout=NEVER), lambda _: None)
     digests = [Digest.of(str(number).encode()) for number in range(count)]
     for digest in digests:
         registry.open_tap(digest).close(is_abandoned=False, is_expected=True)

@@ -251,7 +251,7 @@ class Tap:
             self._on_close(is_expected)
 
 
-class IncomingRegistry:
+class IncomingTable:
     """All content that this host receives. Used on one event loop.
 
     After the last transfer of a digest, more bytes are expected for ``limits.claim_timeout`` seconds: the runtime may

@@ -13,9 +13,9 @@ from starlette.routing import Route
 from starlette.types import Scope
 from typing_extensions import override
 
-from peili.mirror.content.incoming import IncomingRegistry
+from peili.mirror.content.incoming import IncomingTable
 from peili.mirror.content.incoming_content import IncomingContent
-from peili.mirror.content.sound_store import SoundStore
+from peili.mirror.content.intact_store import IntactStore
 from peili.mirror.doors.base import Door, requested_descriptor
 from peili.mirror.doors.images import ImagesRoute
 from peili.mirror.doors.middleware import request_record
@@ -54,7 +54,7 @@ class PeerDoor(Door):
     tells_reasons = False
 
     def __init__(
-        self, context: Context, default_registry: str | None, incoming: IncomingRegistry, store: SoundStore
+        self, context: Context, default_registry: str | None, incoming: IncomingTable, store: IntactStore
     ) -> None:
         super().__init__(context, default_registry)
         self._store = store

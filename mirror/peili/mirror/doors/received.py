@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from peili.mirror.content.intact_store import IntactStore
 from peili.mirror.content.received import ReceivedRecords
-from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.messages import JSON_HEADERS
@@ -48,7 +48,7 @@ class ReceivedRoute:
         store: The store. If it has the whole content with wrong bytes, it is told so.
     """
 
-    def __init__(self, context: Context, records: ReceivedRecords, store: SoundStore) -> None:
+    def __init__(self, context: Context, records: ReceivedRecords, store: IntactStore) -> None:
         self._store = store
         self._context = context
         self._records = records

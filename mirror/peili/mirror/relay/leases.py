@@ -41,7 +41,7 @@ class LeaseReleases:
         self._closed = False
 
     @property
-    def under_way(self) -> int:
+    def count(self) -> int:
         """The number of leases that are being released."""
         return len(self._tasks)
 
@@ -71,9 +71,9 @@ class LeaseReleases:
         try:
             await self.drain(self._context.limits.stop_timeout)
         finally:  # also if this is cancelled
-            if self.under_way:
+            if self.count:
                 self._context.limited("stop_timeout")
-                self._context.log.warning("%d of the router's leases were not released in time", self.under_way)
+                self._context.log.warning("%d of the router's leases were not released in time", self.count)
                 self._tasks.cancel()
                 await self.drain(self._context.limits.stop_timeout)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from peili.mirror.content.incoming import IncomingRegistry
+from peili.mirror.content.incoming import IncomingTable
 from peili.mirror.errors import NotFound
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.ranges import ByteRange, Span
@@ -42,11 +42,11 @@ class Relay:
         verify: Whether content larger than ``limits.verify_ahead`` is hashed.
 
     Attributes:
-        under_way: The number of transfers in progress.
+        transfer_count: The number of transfers in progress.
     """
 
-    def __init__(self, context: Context, metrics: Metrics, incoming: IncomingRegistry, *, verify: bool) -> None:
-        self.under_way = 0
+    def __init__(self, context: Context, metrics: Metrics, incoming: IncomingTable, *, verify: bool) -> None:
+        self.transfer_count = 0
         self._incoming = incoming
         self._context = replace(context, log=context.log.getChild("relay"))
         self._metrics = metrics
@@ -127,7 +127,7 @@ class Relay:
         state = self._state
         if state is None or not self._is_open:
             raise NotFound("the mirror is not running")
-        busy = max(self.under_way, state.releases.under_way)
+        busy = max(self.transfer_count, state.releases.count)
         if busy >= state.limits.transfers:
             self._metrics.limited.add("transfers")
             raise NotFound(f"{busy} transfers are in progress, or their leases are being released")
@@ -136,9 +136,9 @@ class Relay:
             if size is not None and wanted.is_within(size):
                 raise FetchesInVain(digest, wanted.within(size))
             raise NotFound(f"the runtime has wrong bytes of {digest}")
-        self.under_way += 1
+        self.transfer_count += 1
         try:
             with state.parallel.transfer(digest):
                 yield state
         finally:
-            self.under_way -= 1
+            self.transfer_count -= 1

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from peili.mirror.content.incoming import IncomingRegistry
+from peili.mirror.content.incoming import IncomingTable
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.ranges import ByteRange
 from peili.mirror.oci.references import Digest
@@ -78,7 +78,7 @@ class RelayState:
         parallel: The transfers of each blob, and the requests to each peer.
     """
 
-    def __init__(self, context: Context, metrics: Metrics, incoming: IncomingRegistry, *, verify: bool) -> None:
+    def __init__(self, context: Context, metrics: Metrics, incoming: IncomingTable, *, verify: bool) -> None:
         self.incoming = incoming
         self.context = context
         self.limits, self.log, self.metrics = context.limits, context.log, metrics

@@ -21,7 +21,7 @@ from peili.mirror.support.tasks import Broadcast
 _MAX_DAMAGED = 1024
 
 
-class SoundStore(WrappedStore):
+class IntactStore(WrappedStore):
     """What a store has, without content that was found to be damaged.
 
     A store does not verify what it sends. Without this, each host that reads damaged content would have to find out for

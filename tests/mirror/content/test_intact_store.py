@@ -12,8 +12,8 @@ from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Content, Digest, Gone, Have, Mirror, NotFound, Store, StoreEvent, Tasks, serve
+from peili.mirror.content.intact_store import IntactStore
 from peili.mirror.content.selected_store import SelectedStore
-from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.peer_api.received import parse_received, received_path
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 from peili.stores.memory import MemoryStore
@@ -68,7 +68,7 @@ async def test_a_host_that_is_told_of_wrong_bytes_gives_them_to_nobody_else(capl
         assert [*attempt.prefixes] == [Digest.of(part).encoded[:16] for part in (WRONG[:MIB], WRONG)]
 
 
-@pytest.mark.parametrize("wrapper", [SoundStore, SelectedStore])
+@pytest.mark.parametrize("wrapper", [IntactStore, SelectedStore])
 def test_a_store_around_another_one_passes_every_call_on(wrapper: type[Store]) -> None:
     """An inherited default would hide what the store says: who may have content, for example."""
     of_plugins = {"from_config", "run", "ready", "reload"}  # the mirror asks the inner store
@@ -87,7 +87,7 @@ async def test_right_content_stays_when_it_is_asked_about() -> None:
 async def test_damaged_content_is_gone_until_the_store_gets_it_anew() -> None:
     backend = MemoryStore()
     backend.add(DATA)
-    store, told = SoundStore(backend), list[StoreEvent]()
+    store, told = IntactStore(backend), list[StoreEvent]()
 
     async def follow() -> None:
         async with aclosing(store.watch()) as batches:
