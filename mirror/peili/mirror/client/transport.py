@@ -9,9 +9,10 @@ import socket
 import ssl
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from typing import cast
 
 from typing_extensions import override
 
@@ -19,10 +20,15 @@ from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.peer_api.addresses import AddressKinds
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.identities import certificate_names
-from peili.mirror.tls.nonblocking import retry
 from peili.mirror.tls.peer_tls import PeerTLS
 
 _CAN_SPLICE = sys.platform == "linux"
+_TLS_READ = 64 << 10
+"""The bytes to read at least, if they have arrived: four whole records (RFC 8446, section 5.2)."""
+_TLS_READ_MOST = 256 << 10
+"""The bytes to read at most. Each connection keeps memory for as many."""
+_TLS_WRITE = 256 << 10
+"""The bytes that are encrypted at a time, so that a large body is not in memory twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +248,19 @@ class TcpTransport(Transport):
 
 
 class TlsTransport(Transport):
-    """TLS on a non-blocking socket. OpenSSL decrypts into the caller's buffer: asyncio's streams would copy twice."""
+    """TLS over a non-blocking socket.
 
-    def __init__(self, secured: ssl.SSLSocket) -> None:
-        self.tls = secured.context
-        self._socket = secured
+    OpenSSL gets what has arrived in large pieces, from memory: on a socket it would read each record of 16 KiB with two
+    system calls. It decrypts into the caller's buffer; asyncio's streams would copy once more.
+    """
+
+    def __init__(self, tcp_socket: socket.socket, tls: ssl.SSLContext, name: str) -> None:
+        self.tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._socket = tcp_socket
+        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._secured = tls.wrap_bio(self._received, self._to_send, server_hostname=name)
+        self._read = cast("Callable[[int, memoryview], int]", self._secured.read)  # typeshed knows only bytearray
 
     @classmethod
     async def start(cls, tcp_socket: socket.socket, tls: ssl.SSLContext, name: str) -> TlsTransport:
@@ -255,35 +269,92 @@ class TlsTransport(Transport):
         Raises:
             OSError: The handshake failed. The socket is closed then.
         """
-        secured = tls.wrap_socket(tcp_socket, server_hostname=name, do_handshake_on_connect=False)
-        transport = cls(secured)
         try:
-            await retry(secured, secured.do_handshake)
+            transport = cls(tcp_socket, tls, name)
+            while not await transport._shake_hands():
+                transport._take(await transport._loop.sock_recv(tcp_socket, _TLS_READ))
         except BaseException:
-            secured.close()
+            tcp_socket.close()
             raise
         return transport
 
+    async def _shake_hands(self) -> bool:
+        """Go on with the handshake. Returns whether it has ended; otherwise it needs more bytes."""
+        try:
+            self._secured.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            await self._flush()  # an alert, too, if it failed
+        return True
+
     def certificate_names(self) -> frozenset[str]:
         """Return the names in the verified certificate of the peer."""
-        return certificate_names(self._socket.getpeercert())
+        return certificate_names(self._secured.getpeercert())
 
     @override
     async def send(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            left = left[await retry(self._socket, partial(self._socket.send, left)) :]
+            left = left[self._secured.write(left[:_TLS_WRITE]) :]
+            await self._flush()
 
     @override
     async def recv_into(self, buffer: memoryview) -> int:
-        return await retry(self._socket, partial(self._socket.recv_into, buffer))
+        while True:
+            count = self._decrypt_into(buffer)
+            if self._to_send.pending:
+                await self._flush()  # the peer has asked for a new key
+            if count is not None:
+                return count
+            if len(buffer) < _TLS_READ:
+                self._take(await self._loop.sock_recv(self._socket, _TLS_READ))
+            else:  # the buffer has room for what is encrypted, and then for what is decrypted
+                self._take(buffer[: await self._loop.sock_recv_into(self._socket, buffer[:_TLS_READ_MOST])])
 
     @override
     def recv_nowait(self, buffer: memoryview) -> int:
         try:
-            return self._socket.recv_into(buffer)
+            if len(buffer) >= _TLS_READ:
+                self._take(buffer[: self._socket.recv_into(buffer[:_TLS_READ_MOST])])
+            return self._decrypt_into(buffer) or 0
         except OSError:  # nothing has arrived; the next `recv_into` raises what is wrong
             return 0
+
+    def _decrypt_into(self, buffer: memoryview) -> int | None:
+        """Decrypt the records that have arrived.
+
+        Returns:
+            The number of bytes; 0 if the peer has ended the stream, and None if no whole record has arrived.
+
+        Raises:
+            OSError: A record is wrong. It is raised at once only if no record before it is right.
+        """
+        count = 0
+        try:
+            while count < len(buffer):
+                if not (more := self._read(len(buffer) - count, buffer[count:])):
+                    return count
+                count += more
+        except ssl.SSLWantReadError:
+            return count or None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # the length of a response shows whether its end is missing
+            return count
+        except ssl.SSLError:
+            if not count:
+                raise
+        return count
+
+    def _take(self, received: bytes | memoryview) -> None:
+        """Give OpenSSL what has arrived; nothing at the end of the stream."""
+        if received:
+            self._received.write(received)
+        else:
+            self._received.write_eof()
+
+    async def _flush(self) -> None:
+        if self._to_send.pending:
+            await self._loop.sock_sendall(self._socket, self._to_send.read())
 
     @override
     def acknowledge(self) -> None:
@@ -291,7 +362,7 @@ class TlsTransport(Transport):
 
     @override
     def is_quiet(self) -> bool:
-        if self._socket.fileno() < 0 or self._socket.pending():
+        if self._socket.fileno() < 0 or self._secured.pending() or self._received.pending or self._received.eof:
             return False
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
@@ -300,7 +371,7 @@ class TlsTransport(Transport):
     @override
     def interrupt(self) -> None:
         with suppress(OSError):
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of SSLSocket is not for another task
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     @override
     def close(self) -> None:
