@@ -52,6 +52,18 @@ class KnowingRouter(AdvisingRouter):
         return self.known
 
 
+class SupersededLease(RecordingLease):
+    """Is superseded when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_superseded = asyncio.Event()
+
+    @override
+    async def superseded(self) -> None:
+        await self.is_superseded.wait()
+
+
 @pytest.mark.parametrize(
     ("by_a", "by_b", "link"),
     [
@@ -115,6 +127,23 @@ async def test_a_runtime_that_tries_again_at_once_waits_until_the_link_is_known(
             assert (await again).status == 404
             assert router.wants[-1].accepts_in_flight
             assert set(router.wants[-1].failed) == {"a"}
+
+
+@pytest.mark.parametrize("is_wrong", [True, False])
+async def test_a_host_that_finds_no_other_feeder_asks_the_last_one_whether_its_bytes_were_wrong(
+    *, is_wrong: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The feeder was withdrawn before it had sent all. The runtime would fetch the rest from upstream in vain."""
+    feeder, lease = ScriptedFeeder(2 * MIB), SupersededLease()
+    feeder.sent = CHANGED
+    feeder.received = encode_received([ReceivedBytes(prefixes(CHANGED), [(0, None)], is_wrong=is_wrong)])
+    async with peers(DATA, feeder) as [a], pulling(KnowingRouter(Feed((in_flight(a),), lease), Upstream())) as host:
+        getting = asyncio.create_task(host.get(DIGEST))
+        await until(lambda: lease.offsets and lease.offsets[-1] > MIB)
+        lease.is_superseded.set()
+        assert not (await getting).whole
+    assert any(each.path.startswith("/_relay/") for each in a.requests)
+    assert ("found out that the bytes which it passed on are wrong" in caplog.text) is is_wrong
 
 
 async def test_of_two_whole_holders_only_a_damaged_one_is_quarantined(caplog: pytest.LogCaptureFixture) -> None:

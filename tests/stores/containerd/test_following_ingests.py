@@ -126,6 +126,28 @@ async def test_an_ingest_without_a_writer_is_gone_until_it_is_continued(
     await watched.until(lambda: watched.have.get(writer.digest) == Have(writer.digest, SIZE), within=PROMPT)
 
 
+async def test_a_whole_ingest_that_is_not_committed_can_be_read_for_longer_than_one_without_a_writer(
+    store: ContainerdStore,
+    watched: Watched,
+    namespace: Namespace,
+    data: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its bytes may be wrong. Hosts that read it should find that out, and not fetch the rest from upstream."""
+    async with namespace.writing(data) as whole:
+        await whole.write(data)
+        await watched.until(is_partial(watched, whole.digest, SIZE), within=PROMPT)
+    async with namespace.writing(data[::-1]) as unfinished:
+        await unfinished.write(data[:MIB])
+        await watched.until(is_partial(watched, unfinished.digest, MIB), within=PROMPT)
+    await watched.until(lambda: unfinished.digest not in watched.have, within=PROMPT)
+    async with await store.open(whole.digest, partial=True) as content:
+        assert content.available == SIZE
+    assert whole.digest in watched.have
+    monkeypatch.setattr(ingests_module, "WHOLE_TIMEOUT", ingests_module.CLOSE_TIMEOUT)
+    await watched.until(lambda: whole.digest not in watched.have, within=PROMPT)
+
+
 async def test_readers_do_not_keep_an_ingest_without_a_writer(
     store: ContainerdStore, watched: Watched, namespace: Namespace, data: bytes
 ) -> None:

@@ -57,7 +57,7 @@ class Advisor:
                     await asyncio.wait([asking.answer], timeout=_HEAD_START)
                 if asking is None or not _names_holders(asking):
                     looking = self._tasks.start(whole_holders())
-                advice, is_granted = await self._decide(key, asking, looking)
+                advice, is_granted = await self._decide(want, asking, looking)
                 return advice
         finally:
             if looking is not None:
@@ -66,19 +66,22 @@ class Advisor:
                 claiming.finish(key, asking, is_granted=is_granted)
 
     async def _decide(
-        self, key: str, asking: Asking | None, looking: asyncio.Task[_Advice] | None
+        self, want: Want, asking: Asking | None, looking: asyncio.Task[_Advice] | None
     ) -> tuple[_Advice, bool]:
         """Return the advice, and whether it is what a home has granted."""
+        key = str(want.key)
         claimed = None if asking is None else await _result(asking.answer)
         leases = self._directory.leases
         if claimed is not None and isinstance(claimed.granted.grant, FeedFrom):
             return Feed(claimed.holders, leases.grant_feed(key, claimed.home, claimed.granted.interval)), True
         found = Upstream() if looking is None else await _result(looking)
-        if claimed is None or isinstance(found, Feed):
+        if isinstance(found, Feed):
             return found, False
+        if claimed is None:
+            return Upstream(leases.take_upstream(want)), False
         if isinstance(claimed.granted.grant, WaitFor):
             return Wait(asyncio.get_running_loop().time() + min(claimed.granted.grant.seconds, _MAX_WAIT)), True
-        return Upstream(leases.grant_upstream(key, claimed.home, claimed.granted.interval)), True
+        return Upstream(leases.grant_upstream(want, claimed.home, claimed.granted.interval)), True
 
 
 async def _result(answer: asyncio.Future[_T]) -> _T:

@@ -193,6 +193,15 @@ class PeerHealth:
             self._context.log.info("%s; it is left out until it answers again", reason, extra=extra)
             self._exclude(peer, reason, probe_now=probe_now)
 
+    def hurry(self, name: str | None = None) -> None:
+        """Probe a dead member, or all of them, now: it has just spoken. Does nothing to members that are alive.
+
+        Args:
+            name: The name of the member; None for all.
+        """
+        for dead in self._dead.values() if name is None else filter(None, [self._dead.get(name)]):
+            dead.hurried.set()
+
     def exclude_until_alive(self, key: Key, names: Collection[str]) -> None:
         """Leave out the members in `names`, which failed to deliver `key`, and probe each at once.
 
@@ -212,20 +221,22 @@ class PeerHealth:
                 self._exclude(peer, f"peer {name} did not deliver {key}", probe_now=True)
 
     def _exclude(self, peer: Peer, reason: str, *, probe_now: bool) -> None:
-        probing = self._tasks.start(self._probe_until_alive(peer, probe_now=probe_now))
-        self._dead[peer.id] = _DeadPeer(probing, reason, time.time())
+        hurried = asyncio.Event()
+        probing = self._tasks.start(self._probe_until_alive(peer, hurried, probe_now=probe_now))
+        self._dead[peer.id] = _DeadPeer(probing, hurried, reason, time.time())
         self.report_change()
 
-    async def _probe_until_alive(self, peer: Peer, *, probe_now: bool) -> None:
+    async def _probe_until_alive(self, peer: Peer, hurried: asyncio.Event, *, probe_now: bool) -> None:
         # With jitter, so that not all hosts probe a restarted peer at the same time.
         backoff = Backoff(self._context.limits.backoff_min, self._context.limits.backoff_max, jitter=0.25)
         if not probe_now:
-            await backoff.sleep()
+            await backoff.sleep_unless(hurried)
         while True:
+            hurried.clear()
             async with self._probes:
                 if await self._is_alive(peer):
                     break
-            await backoff.sleep()
+            await backoff.sleep_unless(hurried)
         del self._dead[peer.id]
         self.revision += 1
         self.report_change()
@@ -256,9 +267,17 @@ class PeerHealth:
 
 @dataclass(frozen=True, slots=True)
 class _DeadPeer:
-    """A member that does not answer: the task that probes it, why it is dead, and since when in seconds since 1970."""
+    """A member that does not answer.
+
+    Attributes:
+        probing: The task that probes it.
+        hurried: Set to probe it now.
+        reason: Why it is dead.
+        since: Since when, in seconds since 1970.
+    """
 
     probing: asyncio.Task[None]
+    hurried: asyncio.Event
     reason: str
     since: float
 

@@ -56,6 +56,8 @@ class ClaimRequest:
         failed: The ids of hosts that it can't use, each with the reason, a `FailureReason`.
         upstream_rate: The best rate in bytes per second at which it has lately received anything from upstream; 0 if
             that was too small to show a rate.
+        is_fetching: Whether its runtime fetches the content from upstream already, because another home, or nobody,
+            has decided that. The home takes note of it.
     """
 
     host: str
@@ -65,6 +67,7 @@ class ClaimRequest:
     can_share: bool = False
     failed: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
     upstream_rate: float | None = None
+    is_fetching: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class AcquireQuery:
             "known": self.known,
             "final": self.is_final,
         }
-        optional = {"size": request.size, "rate": request.upstream_rate}
+        optional = {"size": request.size, "rate": request.upstream_rate, "fetching": request.is_fetching or None}
         return encode_message(message | {name: value for name, value in optional.items() if value is not None})
 
     @classmethod
@@ -149,6 +152,7 @@ class AcquireQuery:
             can_share=parse_boolean(message, "share"),
             failed=_failed(message.get("failed", {})),
             upstream_rate=None if rate is None else parse_rate(rate, "rate"),
+            is_fetching=parse_boolean({"fetching": False} | message, "fetching"),
         )
         return cls(request, parse_list(message, "known", parse_version, MAX_KNOWN), parse_boolean(message, "final"))
 

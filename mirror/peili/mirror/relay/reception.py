@@ -12,6 +12,7 @@ from peili.mirror.oci.ranges import Span
 from peili.mirror.peer_api.received import ReceivedBytes
 from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.relay.blame import IN_FLIGHT
+from peili.mirror.relay.feeder import Superseded
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.pipeline import Pipeline
 from peili.mirror.relay.senders import Senders
@@ -70,6 +71,7 @@ class Reception:
             Aborted: No holder remains.
         """
         while True:
+            may_tell = False
             before, start = self.senders.pop(source.peer.id, 0), source.offset
             self.senders[source.peer.id] = before  # at the end: it sends now
             self._received.sources.append((source.offset, source.peer.id))
@@ -78,13 +80,18 @@ class Reception:
                 await pipeline.consume(source)
                 break
             except PeerUnavailable as error:
-                await self._check_cut(source, await self._holders.fail(source, error))
+                reason = (await self._holders.fail(source, error)).reason
+                if reason == FailureReason.BROKEN:
+                    await self._check_feeder(source)
+                may_tell = isinstance(error, Superseded) or reason == FailureReason.STARVING
             finally:
                 self.senders[source.peer.id] += source.offset - start
                 self.unverified.add(source)
             try:
                 source = await self._holders.resume(source.offset, span)
             except NotFound as error:
+                if may_tell:
+                    await self._check_feeder(source)
                 # The withheld bytes are not the end of the content. With them, the runtime continues at a later byte.
                 await pipeline.release()
                 raise Aborted(f"no holder remains at byte {source.offset}") from error
@@ -129,14 +136,16 @@ class Reception:
             self._tap.read_from(lambda: source.path, size=source.span.size, needs_ring=needs_ring)
             source.tap = self._tap
 
-    async def _check_cut(self, source: Source, error: PeerUnavailable) -> None:
-        """Check why the response of a feeder broke off.
+    async def _check_feeder(self, source: Source) -> None:
+        """Check whether a feeder has found out meanwhile that its bytes are wrong.
+
+        Called if its response broke off, and before the runtime is sent upstream for the rest. The runtime would
+        otherwise continue after wrong bytes, and notice it only in the end.
 
         Raises:
-            FoundWrong: The feeder found out that its bytes are wrong. The runtime would otherwise continue after wrong
-                bytes, and notice it only in the end.
+            FoundWrong: It has.
         """
-        if source.in_flight is None or error.reason != FailureReason.BROKEN or not self._is_recorded:
+        if source.in_flight is None or not self._is_recorded:
             return
         if await was_found_wrong(self._request.digest, self._received, source.peer, self._state.context):
             raise FoundWrong(f"peer {source.peer.id} found out that the bytes which it passed on are wrong")

@@ -113,6 +113,16 @@ class Backoff:
         """Wait for the current delay. The next delay is twice as long."""
         await asyncio.sleep(self.next_delay())
 
+    async def sleep_unless(self, hurried: asyncio.Event) -> None:
+        """Wait for the current delay, or until `hurried` is set. If it is set, the next delay is no longer."""
+        delay = self.delay
+        try:
+            async with asyncio.timeout(self.next_delay()):
+                await hurried.wait()
+        except TimeoutError:
+            return
+        self.delay = delay
+
     def next_delay(self) -> float:
         """Return the current delay in seconds. The next delay is twice as long."""
         delay, self.delay = self.delay, min(2 * self.delay, self._longest)

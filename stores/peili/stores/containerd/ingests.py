@@ -40,6 +40,10 @@ COMMIT_TIMEOUT = 5.0
 """Seconds in which the follower's list must have a committed blob."""
 CLOSE_TIMEOUT = 1.0
 """Seconds after which an ingest is given up if its writer has closed the file. At commit, the file moves before."""
+WHOLE_TIMEOUT = 15.0
+"""The same if all bytes are there. The runtime could not commit them, probably because they are wrong. Hosts that read
+them find that out themselves with the last byte. Without it, they would fetch the rest from upstream in vain.
+"""
 STALE_AGE = 60.0
 """An ingest is given up if its file was not written for this many seconds. It comes back when it grows."""
 
@@ -97,7 +101,8 @@ class IngestFollower:
         ingest, closed = self._ingests.get(path), self._closed_since(path)
         if ingest is None:
             return False
-        return ingest.is_stale or (closed is not None and asyncio.get_running_loop().time() - closed >= CLOSE_TIMEOUT)
+        timeout = CLOSE_TIMEOUT if ingest.available < ingest.total else WHOLE_TIMEOUT
+        return ingest.is_stale or (closed is not None and asyncio.get_running_loop().time() - closed >= timeout)
 
     def expect_open(self, path: Path) -> None:
         """Note that this process is about to open the ingest in the directory `path`. It writes nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
+from itertools import count
 
 import pytest
 from starlette.applications import Starlette
@@ -22,11 +23,11 @@ from tests.mirror.membership.directory.acquiring import (
     want,
 )
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
-from tests.support.neighbours import Neighbour, neighbours, served
+from tests.support.neighbours import Neighbour, neighbours, refusing_url, served
 from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Peer, Wait
-from peili.mirror.membership.directory.homes import slot_of
+from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.peer_api.directory import HoldersAnswer, KnownHolder
 from peili.mirror.peer_api.leases import (
     AcquireQuery,
@@ -77,6 +78,45 @@ async def test_leases_that_end_when_the_mirror_stops_are_reported() -> None:
         await advice.lease.release(LeaseEnd.GONE)
         await child.stop()
         assert child.name not in fetchers(home, KEY)
+
+
+async def test_a_home_that_learns_of_a_member_late_is_told_what_it_fetches_and_sends_nobody_else_upstream() -> None:
+    absent = refusing_url()
+    limits = Limits(lookup_timeout=5, lookup_ttl=0.001, miss_ttl=0.001, backoff_min=600, backoff_max=600)
+    async with cluster(2, Peer(absent, (absent,)), limits=limits) as hosts:
+        for each in hosts:
+            await each.stop()
+        root, home = hosts
+        key = key_of(home, hosts)
+        await home.start()
+        await acquire(home, Digest.of(b"something else"))  # the home finds out that nobody answers
+        await until(lambda: len(home.router.unreachable()) == 2)
+        await root.start()
+        await until(lambda: home.name in homes(root).ids)
+        await go_upstream(root, key)
+        await until(lambda: fetchers(home, key)[root.name].is_root if root.name in fetchers(home, key) else False)
+        assert names(await feed(home, key)) == [root.url]
+
+
+async def test_what_a_host_fetched_before_it_knew_any_home_is_told_to_the_first_home() -> None:
+    limits = Limits(lookup_timeout=5, lookup_ttl=0.001, miss_ttl=0.001, backoff_min=0.05, backoff_max=0.1)
+    async with cluster(2, limits=limits) as hosts:
+        root, home = hosts
+        key = key_of(home, hosts)
+        await home.stop()
+        await root.stop()
+        await root.start()
+        await go_upstream(root, key)
+        await home.start()
+        await until(lambda: fetchers(home, key)[root.name].is_root if root.name in fetchers(home, key) else False)
+        assert names(await feed(home, key)) == [root.url]
+
+
+def key_of(home: Host, hosts: Collection[Host]) -> Digest:
+    """Return a key of which `home` is the first home."""
+    every = HomeSet(frozenset(each.name for each in hosts))
+    keys = (Digest.of(str(number).encode()) for number in count())
+    return next(key for key in keys if every.homes_of(slot_of(key))[0] == home.name)
 
 
 Answer = Callable[[AcquireQuery], Response | None]

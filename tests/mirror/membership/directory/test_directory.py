@@ -136,6 +136,22 @@ async def test_a_home_that_restarts_is_told_everything_again() -> None:
         await until(lambda: are_synced(hosts) and are_told([home]))
 
 
+async def test_a_dead_member_that_sends_something_is_alive_at_once() -> None:
+    limits = Limits(lookup_timeout=5, lookup_ttl=0.001, miss_ttl=0.001, backoff_min=600, backoff_max=600)
+    async with cluster(2, limits=limits) as hosts:
+        for each in hosts:
+            await each.stop()
+        asking, dead = hosts
+        await dead.start()
+        await asking.start()  # its first question is answered; the other one's was not
+        await until(lambda: are_synced(hosts))
+        await dead.stop()
+        assert await find(asking, UNKNOWN) == []
+        await until(lambda: [each.peer.id for each in asking.router.unreachable()] == [dead.url])
+        await dead.start()
+        await until(lambda: are_synced(hosts))
+
+
 async def test_a_home_that_was_away_for_long_is_a_home_again_as_soon_as_it_reports() -> None:
     async with cluster(COUNT) as hosts:
         await until(lambda: are_synced(hosts))

@@ -45,12 +45,12 @@ class Home:
 class Subject:
     """A publisher, and the homes that it tells."""
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, backoff: float) -> None:
         self.homes: dict[str, Home] = {}
         self.at_once = 0
         self.interval = 60.0
         self.awaited: set[Key] = set()
-        limits = Limits(backoff_min=0.01, backoff_max=0.02)
+        limits = Limits(backoff_min=backoff, backoff_max=2 * backoff)
         self.publisher = Publisher(
             limits, tasks, self._send, lambda: self.interval, is_awaited=lambda key: key in self.awaited
         )
@@ -76,9 +76,9 @@ class Subject:
 
 
 @asynccontextmanager
-async def publishing() -> AsyncGenerator[Subject]:
+async def publishing(backoff: float = 0.01) -> AsyncGenerator[Subject]:
     async with Tasks(logging.getLogger("peili.test")) as tasks:
-        yield Subject(tasks)
+        yield Subject(tasks, backoff)
 
 
 def have(*keys: Digest) -> list[Have]:
@@ -182,6 +182,17 @@ async def test_a_message_that_failed_is_repeated_with_the_same_number() -> None:
         subject.publisher.withdraw(KEYS[:100])
         await until(lambda: subject.are_right([*KEYS[100:]], "a"))
         assert [each.sequence for each in subject.homes["a"].messages] == [0, 0, 0, 1, 1]
+
+
+async def test_a_home_that_has_learned_of_this_host_is_told_at_once_although_it_refused_before() -> None:
+    async with publishing(backoff=600) as subject:
+        subject.homes["a"] = home = Home()
+        home.replies = [Reply.FAILED]
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes("a")
+        await until(lambda: home.messages)
+        subject.publisher.hurry("a")
+        await until(lambda: subject.are_right([*KEYS], "a"))
 
 
 async def test_a_home_that_lost_what_it_knew_is_told_everything_in_a_new_session() -> None:

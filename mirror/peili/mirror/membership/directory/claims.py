@@ -101,11 +101,14 @@ class Claims:
         """Decide where a host gets a key.
 
         A repeated request gets the same answer, unless the feeder has failed, the home has found a better one, or a
-        whole holder is free.
+        whole holder is free. For a host whose runtime fetches from upstream already, nothing is left to decide.
         """
         now = self._clock()
         self.learn_upstream(request.host, request.upstream_rate)
         fetch, fetcher = self.table.enter(request, now)
+        if request.is_fetching:
+            self._adopt(fetch, fetcher, now)
+            return GoUpstream()
         if fetch is None or fetcher is None:
             whole = [each for each in self._records.holders_of(request.key) if each.available is None]
             whole = [each for each in whole if each.id not in {request.host, *request.failed}]
@@ -174,6 +177,13 @@ class Claims:
             self.table.follow_records(fetch, now)
             self._review(fetch, now)
         self.table.expire(now)
+
+    def _adopt(self, fetch: Fetch | None, fetcher: Fetcher | None, now: float) -> None:
+        """Take a host for a root that another home, or nobody, has sent upstream. Not if there are enough of them."""
+        if fetch is None or fetcher is None or fetcher.is_root or not fetcher.can_share:
+            return
+        if len(fetch.live_roots(now)) < MAX_ROOTS and fetcher.host not in self._refused:
+            fetch.set_root(fetcher, True, now)
 
     def _learn_speed(self, host: str, entry: LeaseReport, now: float) -> None:
         """Learn the rate of a transfer that is done. Those of small content are too short for any other report."""

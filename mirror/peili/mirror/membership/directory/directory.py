@@ -15,6 +15,7 @@ from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_
 from peili.mirror.membership.directory.leases import Leases
 from peili.mirror.membership.directory.members import MemberIds
 from peili.mirror.membership.directory.publisher import Publisher
+from peili.mirror.membership.directory.takeover import Takeover
 from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
@@ -34,6 +35,8 @@ _SECOND_ANSWER = 0.05
 """Seconds to wait for the other home after the first answer."""
 _USELESS_TIME = 2.0
 """Seconds for which a home that knows less than half of the members is not asked."""
+_SEARCH_INTERVAL = 0.25
+"""Seconds between two searches for the members that strangers may be, at least."""
 _MESSAGES_PER_SECOND = 10
 """How many messages a home receives from all members together. With more members, each sends less often."""
 _MAX_INTERVAL = 600.0
@@ -83,6 +86,8 @@ class Directory:
         )
         self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream)
         self.claiming = Claiming(tasks, self._client, self.leases, self._homes_of)
+        self._takeover = Takeover(tasks, self._client, self._upstream, self._first_home)
+        self._next_search = 0.0
         self._homes = HomeSet(frozenset())
         self._candidates: frozenset[str] | None = None
         self._useless: dict[str, float] = {}  # homes that are not asked until this time
@@ -114,9 +119,28 @@ class Directory:
         self.publisher.withdraw(keys)
 
     def welcome(self, host: str) -> None:
-        """Note that `host` has just started: it has lost what this host reported to it, and it can be a home again."""
+        """Note that `host` has just started, or just learned of this host.
+
+        It lacks what this host reported to it, and it can be a home again.
+        """
         self.publisher.hurry(host)
         self._client.restore(host)
+        self._takeover.run()
+
+    def hear(self, member: Peer) -> None:
+        """Note that a member has sent something. If it counts as dead, it is probed now."""
+        self._health.hurry(member.id)
+
+    def meet_stranger(self) -> None:
+        """Note that a host has sent something that is no member, as far as is known.
+
+        It may be a member that has just started. Until this host knows its id, the two choose different homes.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_search:
+            self._next_search = now + _SEARCH_INTERVAL
+            self._health.hurry()
+            self.members.hurry()
 
     async def find(self, key: Key) -> tuple[list[Holder], list[Peer]]:
         """Ask the homes of `key` who has it.
@@ -156,9 +180,12 @@ class Directory:
             records.forget(host)
         self._useless = {home: until for home, until in self._useless.items() if until > now}
         candidates = self.members.live().ids - self._client.replaced.keys()
-        if candidates == self._candidates:
-            return
-        self._candidates = candidates
+        if candidates != self._candidates:
+            self._candidates = candidates
+            self._choose_homes(candidates)
+        self._takeover.run()
+
+    def _choose_homes(self, candidates: frozenset[str]) -> None:
         homes = choose_homes(candidates | {self._context.identity}) if candidates else frozenset[str]()
         if homes != self._homes.ids:
             before, self._homes = self._homes, HomeSet(homes)

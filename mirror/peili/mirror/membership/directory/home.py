@@ -57,7 +57,8 @@ class Home:
         if first is not None and first != self._identity:
             return OtherHome(first)
         grant = self.claims.acquire(request)
-        self._granted(_ANSWERS[type(grant)])
+        if not request.is_fetching:
+            self._granted(_ANSWERS[type(grant)])
         self._log.debug("as a home: %s to %s", grant, request)
         known = self.records.find(request.key, query.known)
         complete = tuple(each for each in known.holders if each.available is None)[:_MAX_HOLDERS]

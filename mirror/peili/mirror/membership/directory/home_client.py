@@ -93,7 +93,8 @@ class HomeClient:
                 del table[home]
 
     def restore(self, home: str) -> None:
-        """Note that `home` has just started: that it failed before says nothing any more."""
+        """Note that `home` has just started, or just learned of this host: earlier failures say nothing any more."""
+        self._without_leases.pop(home, None)
         if self.replaced.pop(home, None) is not None:
             self._health.changes.notify()
 
@@ -145,7 +146,7 @@ class HomeClient:
         return None if answer is None else self._with_hosts(home, HOLDERS_PATH, answer)
 
     async def acquire(
-        self, home: str, request: ClaimRequest, *, is_final: bool, on_lost: Callable[[], None]
+        self, home: str, request: ClaimRequest, *, is_final: bool, on_lost: Callable[[], None] = lambda: None
     ) -> Granted | OtherHome | None:
         """Ask where this host gets a key.
 

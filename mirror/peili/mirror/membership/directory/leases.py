@@ -16,7 +16,7 @@ from typing_extensions import override
 from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 from peili.mirror.peer_api.leases import MAX_REPORTS, LeaseReport, LeaseReports, LeasesAnswer
 from peili.mirror.peer_api.peers import Holder
-from peili.mirror.plugins.acquiring import Lease, LeaseEnd
+from peili.mirror.plugins.acquiring import Lease, LeaseEnd, Want
 from peili.mirror.support.tasks import Broadcast, Tasks
 
 _GATHER_TIME = 0.05
@@ -118,10 +118,17 @@ class Leases:
         held.leases.add(lease)
         return lease
 
-    def grant_upstream(self, key: str, home: str, interval: float) -> Lease:
+    def grant_upstream(self, want: Want, home: str, interval: float) -> Lease:
         """Return a lease for a grant of `home` to go upstream."""
-        held = self._grant(key, home, interval)
-        self.upstream.begin(key)
+        return self._go_upstream(want, self._grant(str(want.key), home, interval), home)
+
+    def take_upstream(self, want: Want) -> Lease:
+        """Return a lease for a host that goes upstream without a grant, because no home has answered."""
+        key = str(want.key)
+        return self._go_upstream(want, self._held.setdefault(key, _HeldKey(key)), None)
+
+    def _go_upstream(self, want: Want, held: _HeldKey, home: str | None) -> Lease:
+        self.upstream.begin(held.key, home=home, size=want.size, can_share=want.can_share)
         lease = _UpstreamLease(self, held)
         held.leases.add(lease)
         return lease
@@ -154,16 +161,23 @@ class Leases:
     def release(self, held: _HeldKey, lease: Lease, reason: str, *, was_fed: bool) -> None:
         """End `lease`. If it was the last one of its key, the home is told soon."""
         held.leases.discard(lease)
-        if held.leases or held.home is None:
+        if held.leases:
             return
         # A host that was sent upstream keeps its claim, and its store shows what becomes of it.
         if held.key not in self.upstream if was_fed else reason == LeaseEnd.GONE:
+            fetch = self.upstream.find(held.key)
+            told = {held.home, None if fetch is None else fetch.home} - {None}
             self.upstream.end(held.key)
-            if held.asking:
-                held.unused.add(held.home)
-            else:
-                self._end(held.home, held.report(reason))
+            for home in told:
+                if home is not None:
+                    self._tell_end(held, home, reason)
         self._settle(held)
+
+    def _tell_end(self, held: _HeldKey, home: str, reason: str) -> None:
+        if held.asking:
+            held.unused.add(home)
+        else:
+            self._end(home, held.report(reason))
 
     def _grant(self, key: str, home: str, interval: float) -> _HeldKey:
         held = self._held.setdefault(key, _HeldKey(key))

@@ -16,7 +16,7 @@ from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.peer_api.directory import HELLO_PATH
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, is_identity
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.tasks import Backoff, Tasks
+from peili.mirror.support.tasks import Backoff, Broadcast, Tasks
 
 _Endpoint: TypeAlias = tuple[str, tuple[str, ...]]
 _OLD_TTL = 60.0
@@ -60,6 +60,7 @@ class MemberIds:
         self._old: dict[_Endpoint, float] = {}  # members without a directory, and until when that counts
         self._asking: set[_Endpoint] = set()
         self._slots = asyncio.Semaphore(context.limits.lookup_fanout)
+        self._hurried = Broadcast()
         self._live: LiveMembers | None = None
         self._all: dict[str, Peer] | None = None
         self._ids: dict[str, str] | None = None  # by name, the opposite of `_all`
@@ -129,6 +130,10 @@ class MemberIds:
                     lambda _, endpoint=endpoint: self._asking.discard(endpoint)  # type: ignore[misc]  # bound early
                 )
 
+    def hurry(self) -> None:
+        """Ask the live members that have not told their id yet again now: one of them has just spoken."""
+        self._hurried.notify()
+
     def _is_unknown(self, peer: Peer) -> bool:
         return self._id_of(peer) is None and _endpoint(peer) not in self._old
 
@@ -165,10 +170,11 @@ class MemberIds:
         limits = self._context.limits
         backoff = Backoff(limits.backoff_min, limits.backoff_max, jitter=0.25)
         while self._health.is_usable(peer) and self._is_unknown(peer):
+            hurried = self._hurried.next_change  # taken before the question: it may be asked just before it can succeed
             async with self._slots:
                 await self._ask(peer)
             if self._is_unknown(peer):
-                await backoff.sleep()
+                await backoff.sleep_unless(hurried)
 
     async def _ask(self, peer: Peer) -> None:
         """Ask `peer` for its id. A failure does not mark it dead; only a lookup does."""

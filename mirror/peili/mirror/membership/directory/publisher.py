@@ -97,6 +97,7 @@ class Publisher:
         """Send the next message to `home` now: it may have lost the earlier ones."""
         if (link := self._links.get(home)) is not None:
             link.wake.set()
+            link.hurried.set()
 
     def _set(self, key: str, have: Have | None) -> None:
         slot = slot_of(key)
@@ -150,12 +151,13 @@ class Publisher:
             except TimeoutError:
                 pass
             link.wake.clear()
+            link.hurried.clear()
             async with self._slots:
                 is_accepted = await self._send_next(link)
             if is_accepted:
                 backoff.reset()
             else:
-                await backoff.sleep()
+                await backoff.sleep_unless(link.hurried)
             if not is_accepted or link.pending or not link.is_synced:
                 link.wake.set()
 
@@ -201,6 +203,7 @@ class _Link:
         homes: The homes in the last message that it accepted.
         is_synced: Whether it knows everything that it should know, except the newest changes.
         wake: Set when there is something to send.
+        hurried: Set when the next try should not wait, although the last one failed.
         task: Sends the messages.
     """
 
@@ -209,6 +212,7 @@ class _Link:
     def __init__(self, home: str) -> None:
         self.home = home
         self.wake = asyncio.Event()
+        self.hurried = asyncio.Event()
         self._waking: asyncio.TimerHandle | None = None
         self.begin({})
 

@@ -136,7 +136,13 @@ def _member(directory: Directory, request: Request) -> str | None:
     """Return the id of the member that a request is from; None if it is from nobody that this host knows."""
     identity = request.headers.get(IDENTITY_HEADER, "")
     member = directory.members.member(identity)
-    return identity if member is not None and _is_from(member, identity, request) else None
+    if member is None:
+        directory.meet_stranger()
+        return None
+    if not _is_from(member, identity, request):
+        return None
+    directory.hear(member)
+    return identity
 
 
 def _unknown_member() -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from peili.mirror.limits import MIB
@@ -20,9 +20,24 @@ _MEASURED_SIZE = MIB
 
 
 @dataclass(slots=True)
-class _UpstreamFetch:
-    """A fetch: when it was allowed, when it last grew, and when the measured window began, with how many bytes."""
+class UpstreamFetch:
+    """A fetch.
 
+    Attributes:
+        key: The key.
+        home: The id of the home that knows of it; None if no home does.
+        size: The size of the whole content in bytes, if it is known.
+        can_share: Whether other hosts can read it here while it arrives.
+        allowed: When it was allowed.
+        grew: When it last grew.
+        begun: When the measured window began.
+        available: How many bytes there were then.
+    """
+
+    key: str
+    home: str | None
+    size: int | None
+    can_share: bool
     allowed: float
     grew: float
     begun: float
@@ -38,18 +53,34 @@ class UpstreamFetches:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._fetches: OrderedDict[str, _UpstreamFetch] = OrderedDict()
+        self._fetches: OrderedDict[str, UpstreamFetch] = OrderedDict()
         self._rates: deque[tuple[float, float]] = deque(maxlen=64)  # when they were measured, and the rates
 
     def __contains__(self, key: str) -> bool:
         return key in self._fetches
 
-    def begin(self, key: str) -> None:
-        """Record that the runtime was sent upstream for `key`."""
+    def begin(self, key: str, *, home: str | None = None, size: int | None = None, can_share: bool = False) -> None:
+        """Record that the runtime was sent upstream for `key`.
+
+        Args:
+            key: The key.
+            home: The id of the home that said so; None if there was none.
+            size: The size of the whole content in bytes, if it is known.
+            can_share: Whether other hosts can read it here while it arrives.
+        """
         now = self._clock()
-        self._fetches.setdefault(key, _UpstreamFetch(now, now, now))
+        fetch = self._fetches.setdefault(key, UpstreamFetch(key, home, size, can_share, now, now, now))
+        fetch.home, fetch.can_share = home or fetch.home, can_share or fetch.can_share
         if len(self._fetches) > _MAX_FETCHES:
             self._fetches.popitem(last=False)
+
+    def find(self, key: str) -> UpstreamFetch | None:
+        """Return the fetch of `key`, if there is one."""
+        return self._fetches.get(key)
+
+    def shared(self) -> Sequence[UpstreamFetch]:
+        """Return the fetches that other hosts can read while they arrive."""
+        return [fetch for fetch in self._fetches.values() if fetch.can_share]
 
     def complete(self, key: str, size: int | None) -> None:
         """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
