@@ -7,7 +7,7 @@ Each host asks the homes, and reports to them:
 - `homes` computes which members are the homes of a key, from the ids that `members` knows.
 - `publisher` reports the keys of this host. `claiming` asks where this host gets a key. `leases` has what was granted,
   and reports what becomes of it. `home_client` sends all these messages.
-- `upstream_rates` knows what the runtime of this host fetches from upstream. `takeover` tells homes that do not know it.
+- `upstream_rates` knows what the runtime of this host fetches from upstream. `takeover` tells homes of it.
 
 Each home answers other hosts:
 
