@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -201,6 +203,22 @@ async def test_a_client_that_stops_in_a_message_of_tls_itself_is_cut_off(
             server.transport.write(b"an answer")
         await until(lambda: server.lost)
         assert server.lost == [problem]
+
+
+async def test_a_lost_connection_is_freed_at_once(certificate: Certificate) -> None:
+    """A flood of connections must not have to wait for the garbage collector."""
+    gc.disable()
+    try:
+        async with connected(certificate) as (server, reader, client):
+            secured = weakref.ref(server.transport.secured)
+            server.transport.write(b"something")
+            await reader.readexactly(9)
+            server.transport.close()
+            await until(lambda: server.lost)
+        del server, reader, client
+        await until(lambda: secured() is None)
+    finally:
+        gc.enable()
 
 
 async def test_nothing_follows_the_end_of_the_connection(certificate: Certificate) -> None:

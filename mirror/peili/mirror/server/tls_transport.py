@@ -256,7 +256,8 @@ class TlsServerTransport(asyncio.Transport):
             if self._closing is not None:
                 self._closing.cancel()
             _close(self.secured)
-            self._protocol.connection_lost(error)
+            protocol, self._protocol = self._protocol, asyncio.Protocol()  # else the two would keep each other alive
+            protocol.connection_lost(error)
 
 
 def _close(secured: ssl.SSLSocket) -> None:
