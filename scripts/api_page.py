@@ -29,7 +29,7 @@ PUBLIC: dict[str, dict[str, str]] = {
     "peili.mirror": {
         "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only clients_in Selection "
         "check_registries PullRights Limits Watchdog",
-        "TLS between peers": "PeerTLS PeerKeys PeerCertificates TLSContexts peer_identity",
+        "TLS": "PeerTLS PeerKeys PeerCertificates TLSContexts peer_identity LocalCertificate check_private",
         "Values": "Digest Reference Key parse_key is_registry looks_like_registry Descriptor OCTET_STREAM MAX_MANIFEST "
         "is_manifest "
         "detect_media_type Peer AddressKinds base_url is_identity IDENTITY_HEADER Holder UnreachablePeer",

@@ -57,9 +57,11 @@ from peili.mirror.support.options import Options
 from peili.mirror.support.tasks import Backoff, Broadcast, Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
 from peili.mirror.tls.identities import peer_identity
+from peili.mirror.tls.local_certificate import LocalCertificate
 from peili.mirror.tls.peer_certificates import PeerCertificates
 from peili.mirror.tls.peer_keys import PeerKeys
 from peili.mirror.tls.peer_tls import PeerTLS, TLSContexts
+from peili.mirror.tls.pem_files import check_private
 from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
 
 __all__ = [
@@ -99,6 +101,7 @@ __all__ = [
     "Limits",
     "Listed",
     "ListenError",
+    "LocalCertificate",
     "MembershipRouter",
     "Mirror",
     "NotFound",
@@ -138,6 +141,7 @@ __all__ = [
     "Want",
     "Watchdog",
     "base_url",
+    "check_private",
     "check_registries",
     "clients_in",
     "default_roots",

@@ -18,7 +18,8 @@ from peili.mirror.peer_api.peers import Peer, UnreachablePeer
 from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.relay import Relay
 from peili.mirror.support.tasks import Backoff, Tasks
-from peili.mirror.tls.peer_tls import PeerTLS, refreshing
+from peili.mirror.tls.from_files import refreshing
+from peili.mirror.tls.peer_tls import PeerTLS
 
 
 class Lifecycle:

@@ -20,6 +20,8 @@ from peili.mirror.mirror import Mirror
 from peili.mirror.server.acceptor import Acceptor
 from peili.mirror.server.listening import Address, address_of, bind, urls_of
 from peili.mirror.server.protocol import LINGER, protocol_factory
+from peili.mirror.tls.from_files import refreshing
+from peili.mirror.tls.local_certificate import LocalCertificate
 
 _KEEP_ALIVE = 30
 """Seconds for which an idle connection is kept. Our own client keeps it for a shorter time, and so closes it first."""
@@ -49,7 +51,7 @@ async def serve(
     local: Address | Sequence[Address],
     peer: Address | Sequence[Address] | None = None,
     ops: Address | Sequence[Address] | None = None,
-    local_ssl: ssl.SSLContext | None = None,
+    local_ssl: ssl.SSLContext | LocalCertificate | None = None,
     peer_ssl: ssl.SSLContext | None = None,
     advertise: str | Sequence[str] | None = None,
 ) -> AsyncGenerator[Serving]:
@@ -64,7 +66,8 @@ async def serve(
         local: Where to serve the local door. A socket is duplicated; the caller still owns it.
         peer: Where to serve the peer door. None means that it is not served.
         ops: Where to serve `Mirror.ops`. None means at the addresses of the local door, for its clients and this host.
-        local_ssl: Serves the local door with TLS. It may demand client certificates.
+        local_ssl: Serves the local door with TLS. It may demand client certificates. The files of a
+            `LocalCertificate` are read again when they change.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
 
@@ -76,7 +79,7 @@ async def serve(
     addresses = ((local, "127.0.0.1"), (peer, "::"), (ops, "127.0.0.1"))
     with _listening(addresses, mirror.limits.reader_timeout) as (local_sockets, peer_sockets, ops_sockets):
         local_app = mirror.local if ops_sockets else OpsMiddleware(mirror.local, mirror.local_ops)
-        doors = [(_DoorServer(LOCAL, local_app, mirror, _always(local_ssl)), local_sockets)]
+        doors = [(_DoorServer(LOCAL, local_app, mirror, _local_context(local_ssl)), local_sockets)]
         if peer_sockets:
             doors.append((_DoorServer(PEER, mirror.peer, mirror, context), peer_sockets))
             mirror.listens_at(_urls(advertise) or urls_of(peer_sockets, "https" if context else "http"))
@@ -84,6 +87,8 @@ async def serve(
             doors.append((_DoorServer(OPS, mirror.own_ops, mirror), ops_sockets))
         serving = Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
         async with contextlib.AsyncExitStack() as stack:
+            if isinstance(local_ssl, LocalCertificate):
+                await stack.enter_async_context(refreshing(local_ssl, mirror.log))
             for door, sockets in doors:
                 await stack.enter_async_context(door.listening(sockets))
             try:
@@ -106,6 +111,11 @@ def _listening(
             bound = [] if addresses is None else bind(addresses, any_host=any_host, reader_timeout=reader_timeout)
             found.append([stack.enter_context(each) for each in bound])
         yield found
+
+
+def _local_context(local_ssl: ssl.SSLContext | LocalCertificate | None) -> Callable[[], ssl.SSLContext] | None:
+    """Return a function that returns the context of a new connection; None for a local door without TLS."""
+    return (lambda: local_ssl.current) if isinstance(local_ssl, LocalCertificate) else _always(local_ssl)
 
 
 def _peer_context(mirror: Mirror, peer_ssl: ssl.SSLContext | None) -> Callable[[], ssl.SSLContext] | None:

@@ -296,6 +296,13 @@ def test_with_a_key_the_urls_of_peers_must_be_https(
     assert (done.returncode, done.stderr) == (2, f"peili: {key}: {expected}, {reason}{end}\n")
 
 
+def test_check_reads_the_certificate_of_the_local_door(tmp_path: Path) -> None:
+    files = [f"--set=local.cert={tmp_path}/cert.pem", f"--set=local.key={tmp_path}/key.pem"]
+    done = peili("serve", "--check", "--set=store.kind=memory", *files)
+    problem = f"peili: local.cert: {tmp_path}/cert.pem can't be read: no such file or directory\n"
+    assert (done.returncode, done.stderr) == (2, problem)
+
+
 @pytest.mark.parametrize("text", ["http://10.0.0.3:5051\n", '["https://10.0.0.4:5051", ["http://10.0.0.3:5051"]]'])
 def test_with_a_key_a_file_of_peers_must_have_https_urls(text: str, tmp_path: Path) -> None:
     peili("keys", "new", tmp_path / "key")

@@ -23,7 +23,8 @@ from peili.adapters.standalone.doctor import doctor_target
 from peili.adapters.standalone.door_options import LocalOptions
 from peili.adapters.standalone.operations import RunningPeili
 from peili.adapters.standalone.settings import Setting
-from peili.mirror import ConfigError, Mirror, PeiliError, serve
+from peili.mirror import ConfigError, LocalCertificate, Mirror, PeiliError, serve
+from peili.mirror.tls import from_files
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -64,6 +65,71 @@ async def test_the_door_demands_a_certificate_if_it_has_an_authority(
                     await client.get(url)
             else:
                 assert (await client.get(url)).status_code == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("needs_certificate", [False, True])
+async def test_new_files_are_used_for_new_connections_while_a_transfer_runs(
+    needs_certificate: bool, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another authority issues the new certificates, of the door and of the runtime."""
+    monkeypatch.setattr(from_files, "_REFRESH_INTERVAL", 0.05)
+    new = Authority(tmp_path / "new authority")
+    old_runtime, new_runtime = (
+        each.issue(tmp_path / each.cert.parent.name / "runtime", "x") for each in (authority, new)
+    )
+    door, new_door = (
+        private(each.issue(tmp_path / each.cert.parent.name / "door", "127.0.0.1")) for each in (authority, new)
+    )
+    options = LocalOptions(
+        ("127.0.0.1:0",), cert=door.cert, key=door.key, client_ca=door.ca if needs_certificate else None
+    )
+    store = MemoryStore()
+    large = store.add(bytes(16 << 20))
+    mirror = Mirror(store, MemoryRouter())
+    async with mirror, serve(mirror, local="127.0.0.1:0", local_ssl=options.build_ssl()) as serving:
+        url = f"https://{serving.local_addresses[0]}/v2/"
+        async with (
+            httpx.AsyncClient(verify=old_runtime.client_context(), trust_env=False, timeout=60) as before,
+            before.stream("GET", f"{url}registry.example/demo/blobs/{large.digest}") as response,
+        ):
+            for source, target in ((new_door.ca, door.ca), (new_door.cert, door.cert), (new_door.key, door.key)):
+                source.rename(target)
+            await until_admitted(url, new_runtime)
+            assert not await is_admitted(url, old_runtime)
+            assert len(await response.aread()) == large.size
+
+
+async def until_admitted(url: str, runtime: Certificate) -> None:
+    async with asyncio.timeout(60):
+        while not await is_admitted(url, runtime):
+            pass
+
+
+async def is_admitted(url: str, runtime: Certificate) -> bool:
+    async with httpx.AsyncClient(verify=runtime.client_context(), trust_env=False) as client:
+        try:
+            return (await client.get(url)).status_code == 200
+        except (httpx.TransportError, ssl.SSLError):
+            return False
+
+
+@pytest.mark.anyio
+async def test_a_new_key_that_others_may_read_is_not_used(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    door, new = (private(authority.issue(tmp_path / name, "127.0.0.1")) for name in ("door", "new"))
+    certificate = LocalCertificate(door.cert, door.key)
+    before = certificate.current
+    new.key.chmod(0o640)
+    new.cert.rename(door.cert)
+    new.key.rename(door.key)
+    await certificate.refresh()
+    assert certificate.current is before
+    assert f"chmod 600 {door.key}; what was read before stays in use" in caplog.text
+    door.key.chmod(0o600)
+    await certificate.refresh()
+    assert certificate.current is not before
 
 
 @pytest.mark.anyio

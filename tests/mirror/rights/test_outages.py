@@ -16,6 +16,7 @@ from starlette.routing import Route
 from tests.mirror.rights.hosts import ALICE, BOB, Host, running
 from tests.mirror.rights.registry import Registry, token
 from tests.mirror.upstream.registries import SmallRegistry, registries
+from tests.support.clock import Clock
 from tests.support.neighbours import served
 from tests.support.waiting import until
 
@@ -23,6 +24,7 @@ from peili.mirror import Limits
 from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.rights.outages import Outages
 from peili.mirror.support.tasks import Tasks
+from peili.mirror.upstream.answers import Unreachable
 
 pytestmark = pytest.mark.anyio
 
@@ -179,3 +181,21 @@ async def until_served(host: Host, digest: str) -> None:
         while (status := await host.status(digest)) == 401:  # noqa: ASYNC110 - each question can change the answer
             await asyncio.sleep(0.05)
     assert status == 200
+
+
+async def test_a_registry_that_answers_is_not_forgotten_for_invented_ones() -> None:
+    """Anybody can ask for names that a wildcard covers."""
+    there = {"real.corp"}
+
+    async def check(registry: str) -> Unreachable | None:
+        return None if registry in there else Unreachable("no answer")
+
+    clock = Clock()
+    async with Tasks() as tasks:
+        outages = Outages(check, tasks, logging.getLogger("peili.test"), clock)
+        assert await outages.find("real.corp", clock.now) is None
+        for number in range(300):
+            await outages.find(f"{number}.corp", clock.now)
+        there.clear()
+        clock.now += 10
+        assert await outages.find("real.corp", clock.now) is not None

@@ -214,7 +214,7 @@ async def test_a_lost_connection_is_freed_at_once(certificate: Certificate) -> N
             server.transport.write(b"something")
             await reader.readexactly(9)
             server.transport.close()
-            await until(lambda: server.lost)
+            await reader.read()
         del server, reader, client
         await until(lambda: secured() is None)
     finally:

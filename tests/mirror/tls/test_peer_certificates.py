@@ -17,7 +17,7 @@ from tests.mirror.tls.tls_hosts import status_at, tls_host, until_pulled
 from tests.support.certificates import Authority, Certificate
 
 from peili.mirror import ConfigError, Limits, Peer, PeerCertificates, PeerClient, PeerUnavailable
-from peili.mirror.tls import peer_tls
+from peili.mirror.tls import from_files
 from peili.mirror.tls.identities import certificate_names
 
 pytestmark = pytest.mark.anyio
@@ -152,7 +152,7 @@ async def test_new_files_are_used_for_new_connections_while_a_transfer_runs(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here another authority issues the new certificates."""
-    monkeypatch.setattr(peer_tls, "_REFRESH_INTERVAL", 0.05)
+    monkeypatch.setattr(from_files, "_REFRESH_INTERVAL", 0.05)
     one_files, two_files = (authority.issue(tmp_path / name, "127.0.0.1") for name in ("one", "two"))
     new = Authority(tmp_path / "new authority")
     async with tls_host(certificates(one_files), "one") as one, tls_host(certificates(two_files), "two") as two:
@@ -188,7 +188,7 @@ async def is_answered(port: int, files: Certificate) -> bool:
 async def test_a_revoked_host_is_refused_in_both_directions(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_tls, "_REFRESH_INTERVAL", 0.05)
+    monkeypatch.setattr(from_files, "_REFRESH_INTERVAL", 0.05)
     crl = tmp_path / "crl.pem"
     authority.write_revocations(crl)
     one_files, two_files, three_files = (authority.issue(tmp_path / name, "127.0.0.1") for name in ("1", "2", "3"))
@@ -312,4 +312,3 @@ def test_names_are_those_of_the_certificate_not_of_its_subject() -> None:
     found = certificate_names({"subject": subject, "subjectAltName": alternatives})
     assert found == {"node-2", "spiffe://x", "10.0.0.1"}
     assert certificate_names(None) == frozenset()
-    assert isinstance(peer_tls.new_contexts().server, ssl.SSLContext)

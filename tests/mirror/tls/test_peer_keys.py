@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Mirror, PeerKeys, PeerTLS, PushRouter, TLSContexts, peer_identity, serve
 from peili.mirror.client import pool
-from peili.mirror.tls import peer_keys, peer_tls
+from peili.mirror.tls import from_files, peer_keys
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -142,7 +142,7 @@ async def test_keys_are_replaced_in_three_steps_without_a_failed_pull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in docs/security.md. Each step reaches one host after the other, and after each, every host pulls."""
-    monkeypatch.setattr(peer_tls, "_REFRESH_INTERVAL", 0.05)
+    monkeypatch.setattr(from_files, "_REFRESH_INTERVAL", 0.05)
     monkeypatch.setattr(pool, "KEEP_ALIVE", 0.0)  # each pull makes new connections
     names = ["one", "two", "three"]
     async with AsyncExitStack() as stack:

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.mirror.upstream.registries import BY_TAG, PATIENT
+from tests.mirror.upstream.registries import BY_TAG, PATIENT, READABLE, SmallRegistry
 from tests.support.certificates import Authority, Certificate
+from tests.support.neighbours import served
 
 from peili.mirror.rights.outages import Outages
 from peili.mirror.support.tasks import Tasks
@@ -128,6 +129,18 @@ async def test_new_certificates_at_the_same_path_are_used_and_refused_ones_are_n
             install(old, tmp_path, *changed)
             now[0] += 10
             assert await outages.find(NEW, now[0]) is None
+
+
+async def test_certificates_that_are_no_longer_used_make_room_for_others(tmp_path: Path) -> None:
+    registry = SmallRegistry()
+    async with served(registry) as url:
+
+        def find(name: str) -> list[ApiRoot]:
+            return [ApiRoot.of(url, ca=(tmp_path / name,))]
+
+        async with UpstreamClient(PATIENT, roots=find) as client:
+            for number in range(70):
+                assert await client.ask(replace(BY_TAG, registry=f"{number}.example")) == READABLE
 
 
 async def test_files_that_can_not_be_used_are_no_outage_and_are_read_again(

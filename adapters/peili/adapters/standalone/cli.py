@@ -111,6 +111,7 @@ def serve_command(
         loaded = Config.load(sections, file)
         if check:
             serve.build(loaded, plugins)
+            loaded.local.build_ssl()
             is_found = config is None and file is not None
             click.echo(f"the configuration is valid: {file}" if is_found else "the configuration is valid")
         else:

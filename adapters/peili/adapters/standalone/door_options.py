@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from peili.adapters.files.private_keys import check_private
-from peili.mirror import ConfigError, PeerCertificates, PeerKeys, PeerTLS
+from peili.mirror import ConfigError, LocalCertificate, PeerCertificates, PeerKeys, PeerTLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +30,18 @@ class LocalOptions:
     key: Path | None = None
     client_ca: Path | None = None
 
-    def build_ssl(self) -> ssl.SSLContext | None:
-        """Return the TLS context of the door; None for plain HTTP. Raises ConfigError."""
+    def build_ssl(self) -> LocalCertificate | None:
+        """Return the certificate of the door; None for plain HTTP. Raises ConfigError."""
         if (self.cert is None) != (self.key is None):
             raise ConfigError(f"local.{'key' if self.key is None else 'cert'}", "both cert and key, or neither")
         if self.cert is None or self.key is None:
             if self.client_ca is not None:
                 raise ConfigError("local.client_ca", "only together with cert and key")
             return None
-        check_private("local.key", self.key)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self.cert, self.key, password="")
-        except OSError as error:  # SSLError is one
-            raise ConfigError("local.cert", f"a certificate and its key, both PEM, not {self.cert}: {error}") from error
-        if self.client_ca is not None:
-            try:
-                context.load_verify_locations(self.client_ca)
-            except OSError as error:
-                raise ConfigError("local.client_ca", f"a PEM file, not {self.client_ca}: {error}") from error
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
+            return LocalCertificate(self.cert, self.key, self.client_ca)
+        except ConfigError as error:
+            raise error.within("local") from error
 
     @property
     def is_only_for_this_host(self) -> bool:

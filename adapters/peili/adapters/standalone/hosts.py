@@ -14,10 +14,9 @@ from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.containerd.version import checked_version, find_version
 from peili.adapters.files.printing import OutcomePrinter
-from peili.adapters.files.private_keys import check_private
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.listen_addresses import url_on_this_host
-from peili.mirror import ApiRoot, ConfigError, PeiliError
+from peili.mirror import ApiRoot, ConfigError, PeiliError, check_private
 
 
 def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:

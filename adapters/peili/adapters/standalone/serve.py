@@ -21,6 +21,7 @@ from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_so
 from peili.adapters.standalone.upstreams import root_finder
 from peili.mirror import (
     ConfigError,
+    LocalCertificate,
     Mirror,
     Plugins,
     PushRouter,
@@ -136,11 +137,11 @@ def run(config: Config, plugins: Plugins | None = None) -> None:
     """
     log = logs.configure(config.log.format, config.log.level)
     with passed_sockets(os.environ) as passed:
-        mirror = build(config, plugins, local=passed.local_addresses)
+        mirror, local_ssl = build(config, plugins, local=passed.local_addresses), config.local.build_ssl()
         raise_descriptor_limit(log)
         with _listen(config, mirror, passed) as sockets:
             gc.freeze()  # what was made so far stays; to search it for garbage stops the event loop for 34 ms each time
-            asyncio.run(_run(config, mirror, sockets, log))
+            asyncio.run(_run(config, mirror, sockets, local_ssl, log))
 
 
 def raise_descriptor_limit(log: logging.Logger) -> None:
@@ -188,7 +189,9 @@ def _listen(config: Config, mirror: Mirror, passed: PassedSockets) -> Generator[
         yield _Sockets(*doors)
 
 
-async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.Logger) -> None:
+async def _run(
+    config: Config, mirror: Mirror, sockets: _Sockets, local_ssl: LocalCertificate | None, log: logging.Logger
+) -> None:
     with Notifier.from_environment(os.environ) as notifier, _stop_signals() as stop, _reload_at_signal(mirror, log):
         async with (
             _watchdog(config, notifier),
@@ -198,7 +201,7 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
                 local=sockets.local,
                 peer=sockets.peer or None,
                 ops=sockets.ops or None,
-                local_ssl=config.local.build_ssl(),
+                local_ssl=local_ssl,
                 advertise=config.peer.advertise,
             ) as serving,
         ):

@@ -44,6 +44,11 @@ class _State:
     down: Unreachable | None = None
     down_until: float = float("-inf")
 
+    @property
+    def standing(self) -> tuple[bool, bool]:
+        """How much is known. What is less is forgotten earlier."""
+        return self.is_checkable, self.answered_at > float("-inf")
+
 
 class Outages:
     """Which registries are down. Used on one event loop.
@@ -131,8 +136,14 @@ class Outages:
         return answer
 
     def _of(self, registry: str) -> _State:
-        state = self._states.setdefault(registry, _State())
-        self._states.move_to_end(registry)
-        if len(self._states) > _MOST_REGISTRIES:
-            self._states.popitem(last=False)
+        """Return what is known of a registry. If there are too many, one of the others is forgotten.
+
+        Anybody can invent names that a wildcard covers. So one that has never answered is forgotten first.
+        """
+        if (state := self._states.get(registry)) is not None:
+            self._states.move_to_end(registry)
+            return state
+        if len(self._states) >= _MOST_REGISTRIES:
+            del self._states[min(self._states, key=lambda each: self._states[each].standing)]
+        state = self._states[registry] = _State()
         return state

@@ -12,6 +12,7 @@ from typing_extensions import override
 from peili.mirror.errors import ConfigError
 from peili.mirror.support.options import compile_patterns
 from peili.mirror.tls.peer_tls import TLSContexts, TLSFromFiles, new_contexts
+from peili.mirror.tls.pem_files import load_authorities, load_chain, reason
 
 
 class PeerCertificates(TLSFromFiles):
@@ -79,27 +80,12 @@ class PeerCertificates(TLSFromFiles):
     def _load(self) -> TLSContexts:
         contexts = new_contexts()
         for context in (contexts.server, contexts.client):
-            try:
-                context.load_verify_locations(self._ca)
-            except OSError as error:  # SSLError is one
-                raise ConfigError("ca", f"{self._ca} has no usable certificate: {_reason(error)}") from error
+            load_authorities(context, "ca", self._ca)
             if self._crl is not None:
                 _load_crl(context, self._crl)
-            self._load_chain(context)
+            load_chain(context, self._cert, self._key)
         contexts.client.check_hostname = not self._patterns
         return contexts
-
-    def _load_chain(self, context: ssl.SSLContext) -> None:
-        for key, path in (("cert", self._cert), ("key", self._key)):
-            try:
-                path.read_bytes()  # the errors of `load_cert_chain` name no file
-            except OSError as error:
-                raise ConfigError(key, f"{path} can't be read: {_reason(error)}") from error
-        try:
-            context.load_cert_chain(self._cert, self._key, password="")  # else OpenSSL asks on the terminal
-        except OSError as error:
-            expected = f"a certificate and its private key, both PEM; {self._cert} and {self._key} are not"
-            raise ConfigError("cert", f"{expected}: {_reason(error)}") from error
 
 
 def _load_crl(context: ssl.SSLContext, file: Path) -> None:
@@ -108,16 +94,10 @@ def _load_crl(context: ssl.SSLContext, file: Path) -> None:
     try:
         context.load_verify_locations(file)
     except OSError as error:
-        raise ConfigError("crl", f"{file} has no usable list of revoked certificates: {_reason(error)}") from error
+        raise ConfigError("crl", f"{file} has no usable list of revoked certificates: {reason(error)}") from error
     after = context.cert_store_stats()
     if after["crl"] == before["crl"]:
         raise ConfigError("crl", f"{file} has no list of revoked certificates")
     if after["x509"] != before["x509"]:  # it would be trusted
         raise ConfigError("crl", f"{file} must have lists of revoked certificates only, and no certificate")
     context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
-    return (error.strerror or type(error).__name__).lower()

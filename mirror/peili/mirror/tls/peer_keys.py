@@ -66,7 +66,7 @@ class PeerKeys(TLSFromFiles):
         super()._reload()
         if not self._is_fresh():  # the file cannot be used now
             try:
-                self._current = self._issue(self._keys)
+                self.current = self._issue(self._keys)
             except (OSError, ImportError) as error:  # for example, no file descriptor is left
                 self._next_renewal = time.monotonic() + _RETRY_INTERVAL
                 self._log.warning("the certificate can't be renewed now: %s", error)

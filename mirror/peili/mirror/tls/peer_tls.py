@@ -7,24 +7,16 @@ and peer_keys.py makes certificates from a shared key.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 from starlette.requests import HTTPConnection
 from typing_extensions import override
 
-from peili.mirror.errors import ConfigError
+from peili.mirror.tls.from_files import FromFiles
 from peili.mirror.tls.identities import PEER_NAMES, identity_in
-
-_REFRESH_INTERVAL = 1.0
-_PAUSE = 60.0
-"""Seconds after an error of a third-party `PeerTLS.refresh`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,94 +93,12 @@ class PeerTLS(ABC):
         return self.identity_of(connection.scope[PEER_NAMES]) or True
 
 
-@asynccontextmanager
-async def refreshing(tls: PeerTLS | None, log: logging.Logger) -> AsyncGenerator[None]:
-    """Call ``tls.refresh`` once a second."""
-    if tls is None:
-        yield
-        return
-    task = asyncio.create_task(_refresh_forever(tls, log), name="peili TLS")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-async def _refresh_forever(tls: PeerTLS, log: logging.Logger) -> None:
-    while True:
-        await asyncio.sleep(_REFRESH_INTERVAL)
-        try:
-            await tls.refresh()
-        except Exception:  # a subclass is third-party code
-            log.exception("%s failed to refresh its certificates", type(tls).__name__)
-            await asyncio.sleep(_PAUSE)
-
-
-class TLSFromFiles(PeerTLS):
-    """Makes new contexts when files change. The previous ones stay in use if that fails, and it is logged once.
-
-    Args:
-        paths: The files.
-        log: Gets the errors; by default ``peili.tls``.
-
-    Raises:
-        ConfigError: A file cannot be used.
-    """
-
-    def __init__(self, *paths: Path, log: logging.Logger | None) -> None:
-        self._log = log or logging.getLogger("peili.tls")
-        self._paths = paths
-        self._seen = self._states()
-        self._logged = ""
-        self._current = self._load()
+class TLSFromFiles(FromFiles[TLSContexts], PeerTLS):
+    """Makes new contexts when files change. See `FromFiles`."""
 
     @override
     def contexts(self) -> TLSContexts:
-        return self._current
-
-    @override
-    async def refresh(self) -> None:
-        if self._is_outdated():
-            await asyncio.to_thread(self._reload)
-
-    def _is_outdated(self) -> bool:
-        """Return whether new contexts are needed."""
-        return self._states() != self._seen
-
-    def _reload(self) -> None:
-        """Load the files again. Called in a thread. If it fails, the next `refresh` tries it again."""
-        states = self._states()
-        try:
-            self._current = self._load()
-        except (ConfigError, OSError, ImportError) as error:
-            if str(error) != self._logged:
-                self._logged = str(error)
-                self._log.error("%s; what was read before stays in use", error)
-            return
-        self._seen, self._logged = states, ""
-        self._log.info("read again: %s", ", ".join(map(str, self._paths)))
-
-    def _states(self) -> list[tuple[int, int, int] | None]:
-        return [_state(path) for path in self._paths]
-
-    @abstractmethod
-    def _load(self) -> TLSContexts:
-        """Return new contexts.
-
-        Raises:
-            ConfigError: A file cannot be used.
-            OSError: No file descriptor is left.
-            ImportError: A library is missing.
-        """
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        return self.current
 
 
 def new_contexts() -> TLSContexts:

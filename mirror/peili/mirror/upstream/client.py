@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -30,7 +30,7 @@ from peili.mirror.upstream.answers import (
 )
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.exchanges import MOST_CHECKS
-from peili.mirror.upstream.registries import KnownRegistries, KnownRegistry
+from peili.mirror.upstream.registries import KnownRegistries, KnownRegistry, Standing
 from peili.mirror.upstream.root_client import RootClient
 from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
 
@@ -50,8 +50,9 @@ class UpstreamClient:
     unreachable. Authorization headers are neither kept nor logged.
 
     Args:
-        limits: ``upstream_timeout``, ``upstream_requests`` (to one registry at most half of them;
-            as many again to registries that nobody has configured), ``upstream_answer`` and ``connect_timeout``.
+        limits: ``upstream_timeout``, ``upstream_requests`` (to one registry at most half of them; as many again to
+            registries that nobody has configured, and to those of them that have never answered),
+            ``upstream_answer`` and ``connect_timeout``.
         roots: Finds the API of a registry. It runs in a thread. Its errors make the registry unreachable.
         log: Receives what goes wrong in `roots`, and why registries that are configured can't be asked.
         count: Counts each request.
@@ -73,15 +74,13 @@ class UpstreamClient:
         # One registry leaves slots to the others, however slowly it answers.
         most_of_one = (self._limits.upstream_requests + 1) // 2
         self._registries = KnownRegistries(roots, self._threads, log, most_of_one)
-        self._slots: asyncio.Semaphore | None = None  # while the client is entered
         # Anybody can name registries that hang. They take no slot of those that the operator has configured.
-        self._others = asyncio.Semaphore(self._limits.upstream_requests)
+        self._slots: Mapping[Standing, asyncio.Semaphore] | None = None  # while the client is entered
         self._checks = _new_checks()
 
     async def __aenter__(self) -> Self:
         self._registries.clear()
-        self._slots = asyncio.Semaphore(self._limits.upstream_requests)
-        self._others = asyncio.Semaphore(self._limits.upstream_requests)
+        self._slots = {each: asyncio.Semaphore(self._limits.upstream_requests) for each in Standing}
         self._checks = _new_checks()
         self._root_client.open()
         return self
@@ -177,11 +176,13 @@ class UpstreamClient:
         root = known.deciding_root(roots)
         if root is None:
             return not_asked("its API was not found")
-        checks = self._checks[is_for_rights, _may_be_invented(roots)]
+        checks = self._checks[is_for_rights, known.standing]
         if checks.locked():
             return not_asked("it could not be checked now")
         async with checks:
-            return await self._in_its_share(ask(root), 1)
+            answer = await self._in_its_share(ask(root), 1)
+            _note_host(known, registry, root, answer)
+            return answer
 
     async def _find_roots(self, registry: str) -> Sequence[ApiRoot]:
         """Return where the API of a registry is; nothing if that can't be found out in time."""
@@ -213,8 +214,8 @@ class UpstreamClient:
             if self._slots is None:
                 return not_asked("this mirror is not running")
             async with Deadline(self._limits.upstream_timeout), slots:
-                roots = await self._registries.roots(registry)
-                async with self._others if _may_be_invented(roots) else self._slots:
+                await self._registries.roots(registry)
+                async with self._slots[self._registries.get(registry).standing]:
                     asked_at = time.monotonic()
                     return await work
         except TimeoutError:
@@ -241,6 +242,7 @@ class UpstreamClient:
         answer: _T | Refusal = not_asked("its API was not found")
         for number, root in enumerate(roots, 1):
             answer = await self._in_its_share(ask(root, question), len(roots))
+            _note_host(known, question.registry, root, answer)
             self._note(known, question, answer)
             match answer:
                 case Challenged() if challenged is None:
@@ -286,13 +288,12 @@ class UpstreamClient:
             return known.challenge
 
 
-def _new_checks() -> dict[tuple[bool, bool], asyncio.Semaphore]:
-    """Return the slots of checks: whether they are for rights, and whether the registries may be invented."""
-    return {
-        (rights, invented): asyncio.Semaphore(MOST_CHECKS) for rights in (False, True) for invented in (False, True)
-    }
+def _note_host(known: KnownRegistry, registry: str, root: ApiRoot, answer: object) -> None:
+    """Note that the host of a registry is there. Not if this host has refused to connect to it (`Denied`)."""
+    if root.serves(registry) and not isinstance(answer, (Denied, Unreachable)):
+        known.is_there = True
 
 
-def _may_be_invented(roots: Sequence[ApiRoot]) -> bool:
-    """Return whether a request may have invented the registry with these roots: nobody has configured it."""
-    return not roots or any(each.is_assumed or each.is_default for each in roots)
+def _new_checks() -> dict[tuple[bool, Standing], asyncio.Semaphore]:
+    """Return the slots of checks: whether they are for rights, and how much is known about the registries."""
+    return {(rights, standing): asyncio.Semaphore(MOST_CHECKS) for rights in (False, True) for standing in Standing}

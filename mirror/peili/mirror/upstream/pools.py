@@ -18,6 +18,7 @@ import httpx
 from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream.exchanges import MOST_CHECKS, USER_AGENT, CannotAsk
+from peili.mirror.upstream.registries import Standing
 from peili.mirror.upstream.roots import ApiRoot
 
 _KEEP_ALIVE = 30.0
@@ -134,13 +135,20 @@ class ConnectionPools:
         if known is not None and known.files == files:
             return known  # another task was faster
         if known is None and len(self._newest) >= _MOST_POOLS:
-            raise CannotAsk(f"more than {_MOST_POOLS} registries have certificates of their own")
+            self._forget_unused()
         pool = self._newest[kind] = _Pool(self._new_client(context), files)
         self._open.add(pool)
         return pool
 
+    def _forget_unused(self) -> None:
+        """Forget the pool that was made first of those that no request uses. Raises CannotAsk if all are used."""
+        unused = next((kind for kind, pool in self._newest.items() if not pool.users), None)
+        if unused is None:
+            raise CannotAsk(f"more than {_MOST_POOLS} registries with certificates of their own are asked at once")
+        del self._newest[unused]
+
     async def _close_unused(self) -> None:
-        """Close pools whose certificates were replaced, as soon as no request uses them."""
+        """Close pools whose certificates were replaced, and forgotten ones, as soon as no request uses them."""
         newest = self._newest.values()
         for pool in [each for each in self._open if not each.users and each not in newest]:
             self._open.discard(pool)
@@ -156,7 +164,7 @@ class ConnectionPools:
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 limits=httpx.Limits(
-                    max_connections=2 * most + 4 * MOST_CHECKS,  # see `UpstreamClient`
+                    max_connections=len(Standing) * (most + 2 * MOST_CHECKS),  # see `UpstreamClient`
                     max_keepalive_connections=min(most, _UNUSED_CONNECTIONS),
                     keepalive_expiry=_KEEP_ALIVE,
                 ),

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import partial
 
 from peili.mirror.support.threads import DaemonThreads
@@ -22,6 +23,16 @@ _CHALLENGE_TTL = 600.0
 """Seconds for which it is remembered how a registry challenges. If it does not answer then, the old answer stays."""
 
 
+class Standing(IntEnum):
+    """How much is known about a registry. Those with a lower standing take nothing from those with a higher one."""
+
+    INVENTED = 0
+    """Only requests have named it, and its host has never answered. Anybody can invent any number of them."""
+    ANSWERED = 1
+    """Nobody has configured it, but its host has answered."""
+    CONFIGURED = 2
+
+
 @dataclass(slots=True)
 class KnownRegistry:
     """What is known about one registry.
@@ -32,17 +43,26 @@ class KnownRegistry:
         asking: Held while the registry is asked how it challenges.
         slots: Held by each question.
         pauses: Who has to wait.
+        is_there: Whether its own host has answered, not only a mirror of it.
     """
 
     slots: asyncio.Semaphore
     challenge: Challenge | None = None
     challenger: ApiRoot | None = None
+    is_there: bool = False
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     pauses: Pauses = field(default_factory=Pauses)
     _roots: tuple[ApiRoot, ...] = ()
     _roots_until: float = 0.0
     _challenged_at: float | None = None
     _answered_at: float = 0.0
+
+    @property
+    def standing(self) -> Standing:
+        """How much is known about the registry, by the roots that were found last."""
+        if self._roots and not any(each.is_assumed or each.is_default for each in self._roots):
+            return Standing.CONFIGURED
+        return Standing.ANSWERED if self.is_there else Standing.INVENTED
 
     @property
     def has_answered(self) -> bool:
@@ -85,7 +105,9 @@ class KnownRegistry:
 
 
 class KnownRegistries:
-    """The registries that were asked. If there are too many, the one that was unused for longest is forgotten.
+    """The registries that were asked.
+
+    If there are too many, one with the lowest standing is forgotten: of these, the one that was unused for longest.
 
     Args:
         find_roots: Finds the API of a registry.
@@ -104,10 +126,12 @@ class KnownRegistries:
     def get(self, registry: str) -> KnownRegistry:
         """Return what is known about `registry`."""
         name = registry.lower()
-        known = self._known[name] = self._known.get(name) or KnownRegistry(asyncio.Semaphore(self._most))
-        self._known.move_to_end(name)
-        if len(self._known) > _MOST_REGISTRIES:
-            self._known.popitem(last=False)
+        if (known := self._known.get(name)) is not None:
+            self._known.move_to_end(name)
+            return known
+        if len(self._known) >= _MOST_REGISTRIES:
+            del self._known[min(self._known, key=lambda each: self._known[each].standing)]
+        known = self._known[name] = KnownRegistry(asyncio.Semaphore(self._most))
         return known
 
     def clear(self) -> None:

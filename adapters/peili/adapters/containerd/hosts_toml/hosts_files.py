@@ -23,9 +23,8 @@ from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
-from peili.adapters.files.private_keys import check_private
 from peili.adapters.files.urls import check_mirror_url
-from peili.mirror import ApiRoot, ConfigError, check_registries, default_roots
+from peili.mirror import ApiRoot, ConfigError, check_private, check_registries, default_roots
 
 _CONTAINERD = Path("/etc/containerd/certs.d")
 _DOCKER = Path("/etc/docker/certs.d")
