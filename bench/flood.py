@@ -1,6 +1,7 @@
-"""Floods a door, as a process of its own on one processor: `python -m bench.flood PORT IDLE PIPELINED`.
+"""Floods a door, as a process of its own on one processor: `python -m bench.flood PORT IDLE PIPELINED HANDSHAKES`.
 
-IDLE connections send nothing. PIPELINED connections send 65 kB of requests and read no response. A closed connection is
+IDLE connections send nothing. PIPELINED connections send 65 kB of requests and read no response. HANDSHAKES connections
+begin a handshake of TLS, and end when the server has answered, which costs it a signature. A closed connection is
 opened again at once. The process prints ``ready`` when each connection has been opened once, and ends when its standard
 input ends.
 """
@@ -11,6 +12,7 @@ import os
 import resource
 import select
 import socket
+import ssl
 import sys
 from collections import deque
 from contextlib import suppress
@@ -21,8 +23,19 @@ _MAX_CONNECTS = 64
 _CLOSED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
+def _client_hello() -> bytes:
+    """Return the first message of a handshake."""
+    context, sent = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="door.example").do_handshake()
+    return sent.read()
+
+
+_HELLO = _client_hello()
+
+
 class _Connection:
-    """A connection that sends `data` and reads nothing."""
+    """A connection that sends `data` and reads nothing. One that has sent `_HELLO` ends when there is an answer."""
 
     def __init__(self, port: int, data: bytes) -> None:
         self.data = data
@@ -35,7 +48,7 @@ class _Connection:
     @property
     def events(self) -> int:
         """The events of epoll(7) to wait for."""
-        return _CLOSED | (select.EPOLLOUT if self._unsent else 0)
+        return _CLOSED | (select.EPOLLOUT if self._unsent else 0) | (select.EPOLLIN if self.data is _HELLO else 0)
 
     def send(self) -> None:
         """Send as much as the socket accepts."""
@@ -46,10 +59,12 @@ class _Connection:
 class Flood:
     """Connections to `port`, each opened again when it is closed."""
 
-    def __init__(self, port: int, idle: int, pipelined: int) -> None:
+    def __init__(self, port: int, idle: int, pipelined: int, handshakes: int) -> None:
         self._port = port
         self._epoll = select.epoll()
-        self._pending = deque([b""] * idle + [_REQUESTS] * pipelined)  # the data of connections to open
+        self._pending = deque(
+            [b""] * idle + [_REQUESTS] * pipelined + [_HELLO] * handshakes
+        )  # the data of connections to open
         self._open: dict[int, _Connection] = {}
         self._missing = len(self._pending)  # connections that were never open
 
@@ -75,7 +90,7 @@ class Flood:
 
     def _handle(self, fd: int, events: int) -> None:
         connection = self._open[fd]
-        if not events & _CLOSED:
+        if not events & (_CLOSED | select.EPOLLIN):
             connection.send()
             self._epoll.modify(fd, connection.events)
             return
@@ -90,8 +105,7 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    port, idle, pipelined = map(int, sys.argv[1:])
-    Flood(port, idle, pipelined).run()
+    Flood(*map(int, sys.argv[1:])).run()
 
 
 if __name__ == "__main__":

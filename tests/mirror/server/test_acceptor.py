@@ -7,6 +7,7 @@ import errno
 import json
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -261,6 +262,17 @@ async def test_an_unfinished_handshake_makes_room_for_new_connections(tmp_path: 
                 while not await connects():  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.05)
             assert silent.open < 3
+
+
+@pytest.mark.parametrize("demands_certificate", [True, False])
+async def test_a_handshake_that_takes_too_long_is_ended_and_counted(demands_certificate: bool, tmp_path: Path) -> None:
+    context = make_certificate(tmp_path).server_context()
+    context.verify_mode = ssl.CERT_REQUIRED if demands_certificate else ssl.CERT_NONE
+    async with served_host(limits=Limits(header_timeout=0.1), peer_ssl=context) as host:
+        with idle_connections(host.address("peer")) as silent:
+            await silent.add(2)
+            await until(lambda: host.mirror.metrics.limited.value("header_timeout") == 2)
+            await until(lambda: silent.open == 0)
 
 
 @pytest.mark.parametrize(

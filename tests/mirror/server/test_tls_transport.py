@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import select
 import socket
 import ssl
 import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import pytest
 from tests.support.certificates import Certificate, make_certificate
+from tests.support.tls_records import HANDSHAKE, KEY_UPDATE, KEY_UPDATE_REQUESTED, RecordClient
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -187,22 +189,63 @@ async def test_bytes_that_nobody_reads_do_not_reset_a_connection_that_is_closed(
         assert await reader.read(-1) == DATA[: 32 << 10]
 
 
-@pytest.mark.parametrize("operation", ["send", "recv"])
-async def test_a_client_that_stops_in_a_message_of_tls_itself_is_cut_off(
-    certificate: Certificate, operation: str
+@asynccontextmanager
+async def connected_to_records(
+    certificate: Certificate, keys: Path
+) -> AsyncGenerator[tuple[Server, RecordClient, socket.socket]]:
+    """Yield the server's side of a connection, a client that sends records of its own, and the client's socket."""
+    async with tcp_connection() as (accepted, dialled):
+        server, context = Server(), certificate.client_context()
+        client, _ = await asyncio.gather(
+            RecordClient.connect(dialled, context, "127.0.0.1", keys),
+            TlsServerTransport.start(accepted, certificate.server_context(), server, TIMEOUT),
+        )
+        try:
+            yield server, client, dialled
+        finally:
+            server.transport.abort()
+            await until(lambda: server.lost)
+
+
+async def test_half_of_a_message_of_tls_itself_is_waited_for(certificate: Certificate, tmp_path: Path) -> None:
+    async with connected_to_records(certificate, tmp_path / "keys") as (server, client, _):
+        await client.send(b"one, ")
+        await client.send(KEY_UPDATE[:3], HANDSHAKE)
+        await until(lambda: server.received == b"one, ")
+        await client.send(KEY_UPDATE[3:], HANDSHAKE)
+        client.use_new_keys()
+        await client.send(b"two")
+        await until(lambda: server.received == b"one, two")
+
+
+async def test_a_client_that_stops_in_a_message_of_tls_itself_gets_no_answer(
+    certificate: Certificate, tmp_path: Path
 ) -> None:
-    problem = ssl.SSLWantReadError() if operation == "send" else ssl.SSLWantWriteError()
-
-    def fail(*_: object) -> NoReturn:
-        raise problem
-
-    async with connected(certificate) as (server, _, client):
-        setattr(server.transport.secured, operation, fail)
-        client.write(b"anything")
-        if operation == "send":
-            server.transport.write(b"an answer")
+    """OpenSSL can't send then. The connection ends, and does not wait for ever or keep the loop busy."""
+    async with connected_to_records(certificate, tmp_path / "keys") as (server, client, _):
+        await client.send(b"a request")
+        await client.send(KEY_UPDATE[:4], HANDSHAKE)  # OpenSSL waits for the rest as soon as it knows the length
+        await until(lambda: server.received and not has_arrived(server))
+        server.transport.write(b"an answer")
         await until(lambda: server.lost)
-        assert server.lost == [problem]
+        assert isinstance(server.lost[0], ssl.SSLWantReadError)
+
+
+async def test_a_client_that_reads_nothing_may_change_its_keys(certificate: Certificate, tmp_path: Path) -> None:
+    async with connected_to_records(certificate, tmp_path / "keys") as (server, client, _):
+        server.transport.write(DATA)
+        await client.send(KEY_UPDATE_REQUESTED, HANDSHAKE)
+        client.use_new_keys()
+        await client.send(b"a request")
+        await until(lambda: server.received == b"a request")
+        assert not server.lost
+
+
+def has_arrived(server: Server) -> bool:
+    """Return whether there are bytes that the server has not read yet."""
+    poll = select.poll()
+    poll.register(server.transport.secured, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def test_a_lost_connection_is_freed_at_once(certificate: Certificate) -> None:

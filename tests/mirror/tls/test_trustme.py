@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trustme
 from tests.mirror.tls.tls_hosts import status_at, tls_host, until_pulled
+from typing_extensions import override
 
-from peili.mirror import PeerCertificates
+from peili.mirror import PeerCertificates, PeerTLS, TLSContexts
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +38,39 @@ async def test_an_intermediate_authority_issues_the_certificates(key_type: trust
     async with tls_host(one_tls, "one") as one, tls_host(two_tls, "two") as two:
         two.know(one)
         await until_pulled(two, one.store.add(b"shared").digest)
+
+
+class OwnContexts(PeerTLS):
+    """The contexts of an agent, which changes them itself."""
+
+    def __init__(self, authority: trustme.CA) -> None:
+        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        server.verify_mode = ssl.CERT_REQUIRED
+        self._contexts = TLSContexts(server, client)
+        self.renew(authority)
+
+    def renew(self, authority: trustme.CA) -> None:
+        own = authority.issue_cert("127.0.0.1")
+        for context in (self._contexts.server, self._contexts.client):
+            authority.configure_trust(context)
+            own.configure_cert(context)
+
+    @override
+    def contexts(self) -> TLSContexts:
+        return self._contexts
+
+
+async def test_an_agent_goes_on_to_own_its_contexts() -> None:
+    before, after = trustme.CA(), trustme.CA()
+    one_tls, two_tls = OwnContexts(before), OwnContexts(before)
+    async with tls_host(one_tls, "one") as one, tls_host(two_tls, "two") as two:
+        two.know(one)
+        await until_pulled(two, one.store.add(b"shared").digest)
+        for tls in (one_tls, two_tls):
+            tls.renew(after)
+        await until_pulled(two, one.store.add(b"later").digest)
+        with pytest.raises(OSError, match=r".*"):
+            await status_at(one.port, ssl.create_default_context(), "127.0.0.1")
 
 
 async def test_a_certificate_of_another_authority_or_none_is_refused(tmp_path: Path) -> None:

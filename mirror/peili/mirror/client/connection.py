@@ -7,6 +7,7 @@ decides which connections are used and kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httptools
@@ -17,6 +18,8 @@ from peili.mirror.peer_api.peers import IDENTITY_HEADER
 
 MAX_HEAD_SIZE = 16 * KIB
 """The largest head of a response in bytes, including informational responses before it."""
+_CUT_OFF = "closed in the middle of a head"
+_MAY_BE_REFUSED = "it may not accept the certificate of this host"
 _HEAD_END = b"\r\n\r\n"
 _BODILESS = frozenset({204, 304})
 
@@ -87,12 +90,22 @@ class Connection:
         origin: Where the connection leads.
         transport: The open transport.
         on_release: Called with the connection, and with whether it can be used again, when a response is closed.
+        is_on_trial: Whether the peer has yet to accept the certificate of this host. With TLS 1.3, it says that it does
+            not only after the handshake, and possibly without a word.
     """
 
-    def __init__(self, origin: Origin, transport: Transport, on_release: Callable[[Connection, bool], None]) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        transport: Transport,
+        on_release: Callable[[Connection, bool], None],
+        *,
+        is_on_trial: bool = False,
+    ) -> None:
         self.origin = origin
         self.transport = transport
         self._on_release = on_release
+        self._is_on_trial = is_on_trial
 
     async def request(self, method: str, data: bytes) -> Response:
         """Send a request and wait for the head of its response.
@@ -110,6 +123,7 @@ class Connection:
         """
         try:
             head, rest = await self._exchange(data)
+            self._is_on_trial = False
             self._check_identity(head)
             return Response(self, head, rest, _body_length(method, head))
         except BaseException:
@@ -131,7 +145,10 @@ class Connection:
         try:
             await self.transport.send(data)
         except ConnectionError as error:
-            raise ServerDisconnected(str(error)) from error
+            if self._is_on_trial:
+                with suppress(ConnectionError):
+                    await self.transport.recv_into(memoryview(bytearray(1)))  # raises an alert, which says why
+            raise self._disconnected(str(error)) from error
         buffer = bytearray(MAX_HEAD_SIZE)
         view, start, filled = memoryview(buffer), 0, 0
         while True:
@@ -150,11 +167,13 @@ class Connection:
         try:
             count = await self.transport.recv_into(buffer)
         except ConnectionError as error:
-            raise ServerDisconnected(str(error)) if is_first else error from error
+            raise self._disconnected(str(error)) if is_first else error from error
         if count == 0:
-            message = "closed without a response" if is_first else "closed in the middle of a head"
-            raise ServerDisconnected(message) if is_first else ConnectionError(message)
+            raise self._disconnected("closed without a response") if is_first else ConnectionError(_CUT_OFF)
         return count
+
+    def _disconnected(self, reason: str) -> ServerDisconnected:
+        return ServerDisconnected(f"{reason}; {_MAY_BE_REFUSED}" if self._is_on_trial else reason)
 
 
 def _body_length(method: str, head: ResponseHead) -> int | None:

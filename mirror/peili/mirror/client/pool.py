@@ -81,7 +81,8 @@ class ConnectionPool:
         if self.is_closed:  # in the meantime
             transport.close()
             raise ConnectError("this client is closed")
-        connection = Connection(origin, transport, self._release)
+        is_on_trial = transport.tls is not None and isinstance(self._tls, PeerTLS)
+        connection = Connection(origin, transport, self._release, is_on_trial=is_on_trial)
         self._active.add(connection)
         return connection
 

@@ -177,7 +177,8 @@ class Acceptor:
         name: The name of the door in the log.
         make_protocol: Makes the protocol of a connection.
         limits: ``connections`` (see above), and ``header_timeout``, which bounds the TLS handshake.
-        limited: Called with ``connections`` for each connection that is refused.
+        limited: Called with ``connections`` for each connection that is refused, and with ``header_timeout`` for each
+            whose TLS handshake takes too long.
         log: Receives the warnings.
         tls: Returns the context of a new connection over TLS. None means without TLS.
     """
@@ -278,6 +279,9 @@ class Acceptor:
             pass  # the client has disconnected
         except ssl.SSLError as error:  # for example, the client has no certificate, or one of another authority
             self._tls_warning.log(error)
+        except (TimeoutError, ConnectionAbortedError) as error:
+            if error.errno is None:  # not of the network: the handshake takes too long
+                self._limited("header_timeout")
         except OSError:
             pass  # the client has disconnected
 

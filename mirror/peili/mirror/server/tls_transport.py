@@ -178,7 +178,7 @@ class TlsServerTransport(asyncio.Transport):
             data = self.secured.recv(_READ_SIZE)
         except ssl.SSLWantReadError:
             return  # a part of a record, or a message of TLS itself
-        except OSError as error:  # also SSLWantWriteError: the client wants an answer of TLS itself, and reads nothing
+        except OSError as error:  # also SSLWantWriteError, if OpenSSL has to answer before it reads on
             self._fail(error)
             return
         try:
