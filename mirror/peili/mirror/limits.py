@@ -63,9 +63,7 @@ class Limits:
     grants: int = 65_536  # answers of registries that are remembered
     # Asking registries
     upstream_timeout: float = 1.5  # a registry that does not answer a question in this time counts as down
-    upstream_requests: int = (
-        32  # questions at once, half to one registry; those that nobody configured take none of these
-    )
+    upstream_requests: int = 32  # questions at once, half to one registry; as many to those nobody configured
     upstream_answer: int = 4 * MIB  # the largest list of tags or of referrers that is read
     # Serving to peers
     uploads: int = 64
