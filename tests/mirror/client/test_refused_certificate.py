@@ -100,13 +100,17 @@ async def test_the_error_says_that_the_certificate_may_be_refused(
     pool = ConnectionPool(own)
     async with refusing(context, says_why=says_why) as peer:
         connection = await pool.connect(Origin(True, "127.0.0.1", peer.port, "127.0.0.1"), 60)
-        if is_sent_first:
-            asking = asyncio.create_task(connection.request("GET", REQUEST))
-            await asyncio.sleep(0)  # the request is sent at once
+
+        async def request() -> object:
+            if not is_sent_first:
+                await peer.has_reset.wait()
+            return await connection.request("GET", REQUEST)
+
+        asking = asyncio.create_task(request())
+        await asyncio.sleep(0)  # the request is sent at once
         peer.resumed.set()
-        await peer.has_reset.wait()
         with pytest.raises(ssl.SSLError if says_why else ServerDisconnected, match="ALERT" if says_why else REFUSED):
-            await (asking if is_sent_first else connection.request("GET", REQUEST))
+            await asking
         pool.close()
 
 
