@@ -66,8 +66,7 @@ async def serve(
         local: Where to serve the local door. A socket is duplicated; the caller still owns it.
         peer: Where to serve the peer door. None means that it is not served.
         ops: Where to serve `Mirror.ops`. None means at the addresses of the local door, for its clients and this host.
-        local_ssl: Serves the local door with TLS. It may demand client certificates. The files of a
-            `LocalCertificate` are read again when they change.
+        local_ssl: Serves the local door with TLS. It may demand client certificates. See also `LocalCertificate`.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
 
@@ -86,9 +85,8 @@ async def serve(
         if ops_sockets:
             doors.append((_DoorServer(OPS, mirror.own_ops, mirror), ops_sockets))
         serving = Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
-        async with contextlib.AsyncExitStack() as stack:
-            if isinstance(local_ssl, LocalCertificate):
-                await stack.enter_async_context(refreshing(local_ssl, mirror.log))
+        refreshed = local_ssl if isinstance(local_ssl, LocalCertificate) else None
+        async with contextlib.AsyncExitStack() as stack, refreshing(refreshed, mirror.log):
             for door, sockets in doors:
                 await stack.enter_async_context(door.listening(sockets))
             try:
