@@ -84,14 +84,13 @@ async def serve(
             mirror.listens_at(_urls(advertise) or urls_of(peer_sockets, "https" if context else "http"))
         if ops_sockets:
             doors.append((_DoorServer(OPS, mirror.own_ops, mirror), ops_sockets))
-        serving = Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
         refreshed = local_ssl if isinstance(local_ssl, LocalCertificate) else None
         async with contextlib.AsyncExitStack() as stack, refreshing(refreshed, mirror.log):
             for door, sockets in doors:
                 await stack.enter_async_context(door.listening(sockets))
             try:
                 await mirror.resume()
-                yield serving
+                yield Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
             finally:
                 await mirror.drain(mirror.limits.drain_timeout)
                 for door, _ in doors:  # before the first one is awaited, so that all stop at the same time
