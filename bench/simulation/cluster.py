@@ -17,6 +17,8 @@ from bench.simulation.hosts import NEVER, SimulatedHost, State, Transfer
 from bench.simulation.network import NOBODY, Network, Rates
 from peili.mirror import FailureReason, LeaseEnd, Limits
 from peili.mirror.limits import MIB
+from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
+from peili.mirror.peer_api.directory import Holding
 from peili.mirror.peer_api.leases import ClaimRequest, FeedFrom, GoUpstream, LeaseReport, WaitFor
 
 LAYERS_AT_ONCE = 3
@@ -68,7 +70,10 @@ class Cluster:
         self.keys = [f"sha256:{layer:064x}" for layer in range(len(sizes))]
         members = [names[part::parts] for part in range(parts)]
         self.views = [View(each, self.limits, lambda: self.time) for each in members]
-        self.hosts = [SimulatedHost(n, name, self.views[n % parts]) for n, name in enumerate(names)]
+        self.hosts = [
+            SimulatedHost(n, name, self.views[n % parts], UpstreamFetches(lambda: self.time))
+            for n, name in enumerate(names)
+        ]
         self.transfers = [Transfer(row // len(sizes), row % len(sizes), row) for row in range(hosts * len(sizes))]
         self._progress = np.zeros(len(self.transfers))
         self._unfinished = hosts
@@ -131,11 +136,12 @@ class Cluster:
         transfer.home = home
         offset = int(self.network.offset[transfer.row])
         size = int(self.network.size[transfer.row])
-        request = ClaimRequest(host.name, key, offset, size, True, dict(transfer.failed), host.upstream_rate)
+        request = ClaimRequest(host.name, key, offset, size, True, dict(transfer.failed), host.upstream.best_rate())
         match host.view.acquire(home, request):
             case WaitFor(seconds):
                 self.at(self.time + seconds, lambda: self.acquire(transfer))
             case FeedFrom(holders):
+                host.upstream.end(key)
                 self._connect(transfer, int(holders[0].id.partition("-")[2]))
             case GoUpstream():
                 transfer.claimed_at, transfer.claimed = self.time, self.network.offset[transfer.row]
@@ -185,6 +191,7 @@ class Cluster:
             return
         if host.is_denied or not self.upstream_works:
             self._stop(transfer, State.FAILED)
+            host.upstream.end(self.keys[transfer.layer])
             if not host.is_denied:
                 self._give_up(host)
             else:
@@ -194,7 +201,10 @@ class Cluster:
             return
         transfer.state = State.UPSTREAM
         self.network.source[transfer.row] = self.network.upstream
-        self._grow(transfer, self.time, transfer.claimed)
+        size, offset = int(self.network.size[transfer.row]), int(self.network.offset[transfer.row])
+        host.upstream.begin(self.keys[transfer.layer], size=size, can_share=True)
+        host.upstream.grow(self.keys[transfer.layer], offset)
+        self._grow(transfer)
 
     def _give_up(self, host: SimulatedHost) -> None:
         """The pull has failed, as it would without peili."""
@@ -207,26 +217,18 @@ class Cluster:
         self._progress[transfer.row] = self.time
         self.acquire(transfer)
 
-    def _grow(self, transfer: Transfer, since: float, before: float) -> None:
+    def _grow(self, transfer: Transfer) -> None:
         """Tell the homes how far a root is. containerd writes its file in pieces of 1 MiB."""
-        if transfer.state is not State.UPSTREAM or not self.hosts[transfer.host].is_alive:
+        host = self.hosts[transfer.host]
+        if transfer.state is not State.UPSTREAM or not host.is_alive:
             return
-        offset = self.network.offset[transfer.row]
-        available = offset // MIB * MIB
+        available = int(self.network.offset[transfer.row] // MIB * MIB)
         is_first = transfer.published <= 0
         if available > transfer.published:
-            self._publish(transfer, int(available))
+            host.upstream.grow(self.keys[transfer.layer], available)
+            self._publish(transfer, available)
             is_first = False
-        if self.time - since >= 1.0:
-            self._learn_rate(transfer, (offset - before) / (self.time - since))
-            since, before = self.time, offset
-        self.at(
-            self.time + (_GATHER_TIME if is_first else _GROWTH_INTERVAL), lambda: self._grow(transfer, since, before)
-        )
-
-    def _learn_rate(self, transfer: Transfer, rate: float) -> None:
-        host = self.hosts[transfer.host]
-        host.upstream_rate = max(host.upstream_rate or 0.0, rate)
+        self.at(self.time + (_GATHER_TIME if is_first else _GROWTH_INTERVAL), lambda: self._grow(transfer))
 
     def _finish(self, transfer: Transfer) -> None:
         host = self.hosts[transfer.host]
@@ -234,6 +236,7 @@ class Cluster:
             return self._discard(transfer)
         was_fed = transfer.state is State.FED
         self._stop(transfer, State.DONE)
+        host.upstream.complete(self.keys[transfer.layer], int(self.network.size[transfer.row]))
         self._publish(transfer, None)
         if was_fed:
             host.view.report(transfer.home, host.name, [self._report_of(transfer, LeaseEnd.DONE)], None)
@@ -301,7 +304,8 @@ class Cluster:
         host, key = self.hosts[transfer.host], self.keys[transfer.layer]
         transfer.published = self.network.size[transfer.row] if available is None else available
         for home in host.view.homes_of(key, host.known_dead):
-            host.view.publish(home, host.name, key, int(self.network.size[transfer.row]), available)
+            size = int(self.network.size[transfer.row])
+            host.view.publish(home, host.name, Holding(key, size, available), host.upstream.doubted())
 
     def _withdraw(self, transfer: Transfer) -> None:
         host, key = self.hosts[transfer.host], self.keys[transfer.layer]
@@ -327,7 +331,7 @@ class Cluster:
         if not held or not host.is_alive:
             return
         entries = [self._report_of(each) for each in held.values()]
-        superseded, interval = host.view.report(home, host.name, entries, host.upstream_rate)
+        superseded, interval = host.view.report(home, host.name, entries, host.upstream.best_rate())
         self._report_soon(host, home, interval)
         for key in superseded:
             host.view.report(home, host.name, [self._report_of(held[key], LeaseEnd.SUPERSEDED)], None)

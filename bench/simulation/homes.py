@@ -71,9 +71,11 @@ class View:
         self._count("leases", home)
         return self._home(home).claims.report(host, entries, rate)
 
-    def publish(self, home: str, host: str, key: str, size: int, available: int | None) -> None:
-        """Report to a home what the store of a host has."""
-        self._report_holding(home, host, have=(Holding(key, size, available),))
+    def publish(self, home: str, host: str, holding: Holding, doubted: str | None) -> None:
+        """Report to a home what the store of a host has, and for which key it takes its way to upstream for slow."""
+        self._report_holding(home, host, have=(holding,))
+        if doubted is not None and home not in self.dead:
+            self._home(home).claims.doubt(host, doubted)
 
     def withdraw(self, home: str, host: str, key: str) -> None:
         """Report to a home that the store of a host has nothing of a key any more."""

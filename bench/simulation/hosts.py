@@ -7,6 +7,7 @@ from enum import Enum, auto
 
 from bench.simulation.homes import View
 from bench.simulation.network import NOBODY
+from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 
 NEVER = -1.0
 """The time of what has not happened."""
@@ -47,11 +48,11 @@ class SimulatedHost:
     number: int
     name: str
     view: View
+    upstream: UpstreamFetches
     is_alive: bool = True
     is_denied: bool = False
     next_layer: int = 0
     running: int = 0
-    upstream_rate: float | None = None
     finished: float | None = None
     known_dead: set[str] = field(default_factory=set[str])
     reporting: set[str] = field(default_factory=set[str])

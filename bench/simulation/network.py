@@ -81,7 +81,8 @@ class Network:
         source_row = np.where(from_host, source * self.layers + rows % self.layers, 0)
         has = np.where(from_host, self.offset[source_row], self.size[rows])
         wanted = np.clip(has - self.offset[rows], 0, None)
-        wanted = np.where(from_host, wanted, np.minimum(wanted, self.path[host] * seconds))
+        flows = np.bincount(host[~from_host], minlength=self.down.size)[host]  # they share the path of their host
+        wanted = np.where(from_host, wanted, np.minimum(wanted, self.path[host] * seconds / np.maximum(flows, 1)))
         got = self._share(source, host, wanted, seconds)
         self.offset[rows] = np.minimum(self.offset[rows] + got, self.size[rows])
         self.sent += np.bincount(source, weights=got, minlength=self.sent.size)

@@ -73,6 +73,8 @@ class Holdings:
         have: Keys that the host has. An entry replaces the earlier one of its key.
         gone: Keys that the host no longer has, or no longer reports to this home.
         upstream_rate: As in `ClaimRequest`.
+        doubted: A key that the host fetches from upstream so slowly that another host may be faster. Of all such keys,
+            it is the one for which it costs least to try.
     """
 
     session: str
@@ -83,6 +85,7 @@ class Holdings:
     have: tuple[Holding, ...] = ()
     gone: tuple[str, ...] = ()
     upstream_rate: float | None = None
+    doubted: str | None = None
 
     def encode(self) -> bytes:
         """Return the message as it is sent."""
@@ -98,13 +101,15 @@ class Holdings:
             message["homes"] = self.homes
         if self.upstream_rate is not None:
             message["rate"] = self.upstream_rate
+        if self.doubted is not None:
+            message["doubted"] = self.doubted
         return encode_message(message)
 
     @classmethod
     def parse(cls, data: bytes) -> Holdings:
         """Parse a message. Raises ValueError."""
         message = parse_object(data)
-        homes, rate = message.get("homes"), message.get("rate")
+        homes, rate, doubted = message.get("homes"), message.get("rate"), message.get("doubted")
         have = parse_list(message, "have", _holding, MAX_BATCH)
         gone = parse_list(message, "gone", parse_key, MAX_BATCH)
         if len(have) + len(gone) > MAX_BATCH:
@@ -118,6 +123,7 @@ class Holdings:
             have=have,
             gone=gone,
             upstream_rate=None if rate is None else parse_rate(rate, "rate"),
+            doubted=None if doubted is None else parse_key(doubted),
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.mirror.membership.directory.home import KEY, MIB, Home
 
 from peili.mirror import FailureReason
-from peili.mirror.peer_api.leases import FeedFrom, GoUpstream
+from peili.mirror.peer_api.leases import FeedFrom, GoUpstream, WaitFor
 
 STEP = 6.0
 """Seconds in which a slow root writes 1 MiB, as containerd does."""
@@ -61,13 +61,17 @@ def test_a_root_that_gets_other_content_fast_is_not_slow() -> None:
         assert not home.report("b", int(second / STEP) * MIB, "a")
 
 
-def test_without_evidence_one_further_host_is_tried_and_no_third_one() -> None:
+def test_without_evidence_one_further_host_is_tried_if_the_root_says_so_and_no_third_one() -> None:
     home = Home()
     start(home, "abcd")
-    began = home.now
-    assert grow_in_steps(home, "abcd", 60) == ["b"]
-    assert 15 <= home.now - began <= 45 + STEP
+    home.claims.doubt("b", KEY)  # it is no root
+    home.claims.doubt("a", KEY.replace("0", "1"))
+    assert not grow_in_steps(home, "abcd", 60)
+    home.claims.doubt("a", KEY)
+    home.now += 0.5
+    home.claims.expire()
     offset = home.claims.table.fetches()[0].hosts["b"].offset
+    assert home.report("b", offset, "a") == [KEY]
     assert home.ask("b", offset) == GoUpstream()
     for tick in range(120):
         home.now += 0.5
@@ -76,6 +80,42 @@ def test_without_evidence_one_further_host_is_tried_and_no_third_one() -> None:
             home.has(host, available)
         assert not home.report("c", available, "b")
     assert [*home.claims.table.fetches()[0].roots] == ["a", "b"]
+
+
+def test_a_slow_root_does_not_become_the_root_of_the_next_layer_if_another_host_asks_at_once() -> None:
+    home, key = Home(), KEY.replace("0", "1")
+    start(home, "abc")
+    home.report("b", 0, "a")
+    assert home.ask("a", key=key, upstream_rate=1e5) == WaitFor(0.25)
+    home.now += 0.1
+    assert home.ask("b", key=key) == GoUpstream()
+    home.now += 0.15
+    assert home.feeder("a", key=key, upstream_rate=1e5) == "b"
+
+
+@pytest.mark.parametrize(
+    ("rate", "others"),
+    [(1e5, None), (1e5, 2e5), (20e6, None), (None, None)],
+    ids=["alone", "others are as slow", "fast", "unknown"],
+)
+def test_a_host_that_is_alone_or_as_fast_as_others_goes_upstream_soon(rate: float, others: float | None) -> None:
+    home, key = Home(), KEY.replace("0", "1")
+    start(home, "ab")
+    if (rate, others) != (1e5, None):
+        home.report("b", 0, "a")
+    if others is not None:
+        home.claims.learn_upstream("c", others)
+    assert home.ask("a", key=key, upstream_rate=rate) == GoUpstream()
+
+
+def test_a_slow_root_goes_upstream_for_the_next_layer_if_nobody_else_asks() -> None:
+    home, key = Home(), KEY.replace("0", "1")
+    start(home, "ab")
+    home.report("b", 0, "a")
+    assert home.ask("a", key=key, upstream_rate=1e5) == WaitFor(0.25)
+    home.now += 0.25
+    home.report("b", 0, "a")
+    assert home.ask("a", key=key, upstream_rate=1e5) == GoUpstream()
 
 
 def test_if_others_get_no_more_from_upstream_nobody_is_tried() -> None:

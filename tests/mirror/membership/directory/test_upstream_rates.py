@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.support.clock import Clock
 
+from peili.mirror.limits import MIB
 from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 
 
@@ -49,3 +50,51 @@ def test_fetches_that_do_not_grow_and_the_oldest_of_too_many_are_forgotten() -> 
         fetches.begin(str(number))
     assert "growing" not in fetches
     assert len(fetches) == 1024
+
+
+def grown(clock: Clock, fetches: UpstreamFetches, seconds: float, **available: int) -> None:
+    """Let time pass, and some keys grow to so many bytes."""
+    clock.now += seconds
+    for key, count in available.items():
+        fetches.grow(key, count, 100 * MIB if key == "large" else 16 * MIB)
+
+
+def test_of_the_slow_keys_the_one_with_the_smallest_rest_is_doubted_and_no_other_one_for_minutes() -> None:
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    for key in ("large", "a", "b"):
+        fetches.begin(key, can_share=True)
+        fetches.grow(key, 0)
+    grown(clock, fetches, 9, large=MIB, a=2 * MIB, b=3 * MIB)
+    assert fetches.doubted() is None, "it is too early"
+    grown(clock, fetches, 1, large=MIB, a=2 * MIB, b=3 * MIB)
+    assert fetches.doubted() == "b"
+    grown(clock, fetches, 1, a=9 * MIB)
+    assert fetches.doubted() == "b"
+    fetches.complete("b", 16 * MIB)
+    grown(clock, fetches, 60, large=2 * MIB, a=10 * MIB)
+    assert fetches.doubted() is None
+    grown(clock, fetches, 240, large=3 * MIB)
+    assert fetches.doubted() == "a"
+
+
+def test_a_key_that_is_nearly_all_is_doubted_only_if_its_rest_takes_very_long() -> None:
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    fetches.begin("large", can_share=True)
+    fetches.grow("large", 0)
+    grown(clock, fetches, 59, large=10 * MIB)
+    assert fetches.doubted() is None
+    grown(clock, fetches, 1, large=10 * MIB)
+    assert fetches.doubted() == "large"
+
+
+def test_what_is_fast_gets_nothing_or_can_not_be_shared_is_not_doubted() -> None:
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    for key in ("fast", "nothing", "hidden"):
+        fetches.begin(key, can_share=key != "hidden")
+        fetches.grow(key, 0)
+    grown(clock, fetches, 100, fast=8 * MIB, nothing=0, hidden=MIB)
+    fetches.complete("fast", 16 * MIB)
+    assert fetches.doubted() is None

@@ -20,6 +20,7 @@ from peili.mirror.membership.directory.link_rates import LinkRates
 from peili.mirror.membership.directory.records import Records
 from peili.mirror.membership.directory.roots import (
     MAX_ROOTS,
+    SLOW_FACTOR,
     choose_root,
     dead_roots,
     lagging_roots,
@@ -39,6 +40,8 @@ _FULL_TIME = 2.0
 """Seconds for which a host that can't be a root waits until a feeder is free."""
 _WAIT = 0.25
 """Seconds until such a host asks again."""
+_ACTIVE_TIME = 2.0
+"""Seconds for which a host counts as active after its last report."""
 _REFUSED_TIME = 60.0
 """Seconds for which a host that was sent upstream and got nothing is not waited for again."""
 _MAX_REFUSALS = 3
@@ -161,6 +164,12 @@ class Claims:
     def learn_upstream(self, host: str, rate: float | None) -> None:
         """Record the rate at which `host` has lately received something from upstream; as in `ClaimRequest`."""
         self._rates.learn_upstream(host, rate, self._clock())
+
+    def doubt(self, host: str, key: str) -> None:
+        """Record that a root takes its way to upstream for slow, and that this key costs least to try another one."""
+        fetch = self.table.find(key)
+        if fetch is not None and host in fetch.roots:
+            fetch.hosts[host].is_doubted = True
 
     def settle(self) -> None:
         """Send nobody upstream for a moment, because the members have changed: another home may know more."""
@@ -324,11 +333,29 @@ class Claims:
             tuple(KnownHolder(each.host, fetch.size, None if each.is_whole else each.offset) for each in feeders)
         )
 
+    def _should_yield(self, fetch: Fetch, fetcher: Fetcher, now: float) -> bool:
+        """Return whether another host should be the first root, because upstream may be faster for it.
+
+        The host of which the others got the last layers asks for the next one first. If its way to upstream is slow, it
+        would slow down all layers. So it waits once for a moment, in which another one may ask.
+        """
+        rate = self._rates.upstream_of(fetcher.host, now)
+        if fetch.roots or not rate or self._rates.possible_uplink(now) < SLOW_FACTOR * rate:
+            return False
+        others = self._rates.upstream_of_others(fetcher.host, 0.0, now)
+        if others is not None and others < SLOW_FACTOR * rate:
+            return False
+        are_others_active = any(at + _ACTIVE_TIME > now for host, at in self._reporters.items() if host != fetcher.host)
+        fetcher.waits_since = now if fetcher.waits_since is None else fetcher.waits_since
+        return are_others_active and fetcher.waits_since + _WAIT > now
+
     def _send_upstream(self, fetch: Fetch, need: Need) -> Grant:
         fetcher, now = need.fetcher, need.now
         wait = min(self._settled, fetcher.since + _MAX_SETTLE_TIME) - now
         if wait > 0:
             return WaitFor(wait)
+        if self._should_yield(fetch, fetcher, now):
+            return WaitFor(_WAIT)
         live = fetch.live_roots(now)
         is_able = fetcher.can_share and fetcher.host not in self._refused
         is_waited_for = is_able and len(live) < MAX_ROOTS and fetch.refusals < _MAX_REFUSALS

@@ -83,6 +83,7 @@ class Directory:
             self._interval,
             is_awaited=self._upstream.__contains__,
             upstream_rate=self._upstream.best_rate,
+            doubted=self._upstream.doubted,
         )
         self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream)
         self.claiming = Claiming(tasks, self._client, self.leases, self._homes_of)
@@ -109,7 +110,7 @@ class Directory:
                 if event.complete:
                     self._upstream.complete(key, event.size)
                 else:
-                    self._upstream.grow(key, event.available or 0)
+                    self._upstream.grow(key, event.available or 0, event.size)
         self.publisher.advertise(have)
 
     def withdraw(self, keys: Collection[Key]) -> None:

@@ -38,6 +38,7 @@ class Fetcher:
         is_root: Whether its runtime was sent upstream, so that others may wait for it.
         claimed: From which offset on its runtime was sent upstream.
         has_given_up: Whether its runtime has ended without a byte from upstream.
+        is_doubted: Whether it has said that another host may be faster.
         can_share: Whether it can feed others while it receives.
         is_whole: Whether it has the whole content.
         whole_since: Since when.
@@ -72,6 +73,7 @@ class Fetcher:
     is_root: bool = False
     claimed: int = 0
     has_given_up: bool = False
+    is_doubted: bool = False
     can_share: bool = False
     is_whole: bool = False
     whole_since: float = 0.0

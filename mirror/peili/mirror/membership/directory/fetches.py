@@ -103,7 +103,7 @@ class Fetch:
             fetcher.measure_anew()
             fetcher.claimed = fetcher.fed_offset = fetcher.offset
             fetcher.grew = fetcher.fed_since = now
-            fetcher.is_starving = fetcher.has_given_up = False
+            fetcher.is_starving = fetcher.has_given_up = fetcher.is_doubted = False
             self.roots[fetcher.host] = None
         else:
             self.roots.pop(fetcher.host, None)

@@ -68,6 +68,8 @@ class Home:
     def take(self, host: str, message: Holdings) -> bool:
         """Record what `host` reports about itself. Returns whether the message was accepted; see `Records.apply`."""
         self.claims.learn_upstream(host, message.upstream_rate)
+        if message.doubted is not None:
+            self.claims.doubt(host, message.doubted)
         return self.records.apply(host, message)
 
     def report(self, host: str, message: LeaseReports) -> LeasesAnswer:

@@ -49,6 +49,7 @@ class Publisher:
             are sent at once, and its growth about twice a second. Other content that begins to arrive waits for half a
             second, and its growth for the next message: what a host reads from others, its leases tell.
         upstream_rate: Returns the rate for `Holdings.upstream_rate`.
+        doubted: Returns the key for `Holdings.doubted`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Publisher:
         *,
         is_awaited: Callable[[str], bool] = lambda _: False,
         upstream_rate: Callable[[], float | None] = lambda: None,
+        doubted: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._limits = limits
         self._tasks = tasks
@@ -67,6 +69,7 @@ class Publisher:
         self._interval = interval
         self._is_awaited = is_awaited
         self._upstream_rate = upstream_rate
+        self._doubted = doubted
         self._slots = asyncio.Semaphore(_MAX_REQUESTS)
         self._by_slot: dict[int, dict[str, Have]] = {}
         self._homes = HomeSet(frozenset())
@@ -174,6 +177,7 @@ class Publisher:
             have=tuple(_holding(key, have) for key, have in items if have is not None),
             gone=tuple(key for key, have in items if have is None),
             upstream_rate=self._upstream_rate(),
+            doubted=self._doubted(),
         )
         match await self._send(link.home, message):
             case Reply.ACCEPTED:

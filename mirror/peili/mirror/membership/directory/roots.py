@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from zlib import crc32
 
 from peili.mirror.limits import MIB
 from peili.mirror.membership.directory.fetcher import Fetcher
@@ -14,16 +13,12 @@ MAX_ROOTS = 3
 """How many roots a key has at most at the same time."""
 _REPORT_TIME = 1.0
 """Seconds that the first bytes of a root may need to become known here."""
-_SLOW_FACTOR = 4
+SLOW_FACTOR = 4
 """A root is slow if others get this many times as much from upstream. Three layers at once share one link."""
 _MEASURED_TIME = 2.0
 """Seconds for which a root is measured before it is called slow."""
 _WORTH_TIME = 5.0
 """A further root is worth the effort if the slow one needs at least this many seconds for the rest."""
-_DOUBTED_TIME, _WORTH_WITHOUT_EVIDENCE = 15.0, 60.0
-"""Without evidence that others are faster, one is tried after the first time, if the rest needs the second one."""
-_TRIAL_SPREAD = 30.0
-"""That trial is up to this many seconds later, depending on the key: what one key shows is evidence for others."""
 _PROMOTION_TIME = 5.0
 """Seconds from one promotion to the next, so that the effect of the first can be seen."""
 _AHEAD = 4 * MIB
@@ -101,18 +96,13 @@ def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
     rest = (fetch.size - root.offset) / max(rate, 1.0)
     rate = max(rate, rates.upstream_of(root.host, now))  # it may receive other keys on the same path
     others = rates.upstream_of_others(root.host, root.fed_since, now)
-    if others is not None and others >= _SLOW_FACTOR * rate:
+    if others is not None and others >= SLOW_FACTOR * rate:
         return rest >= _WORTH_TIME
-    is_upstream_slow = others is not None and others * _SLOW_FACTOR >= rate  # the others get no more
+    is_upstream_slow = others is not None and others * SLOW_FACTOR >= rate  # the others get no more
     if is_upstream_slow or len(fetch.roots) > 1:
         return False
-    is_doubted = root.fed_since + _trial_time(fetch.key) <= now and rest >= _WORTH_WITHOUT_EVIDENCE
-    return is_doubted and rates.possible_uplink(now) >= _SLOW_FACTOR * rate
-
-
-def _trial_time(key: str) -> float:
-    """Return after how many seconds without evidence a further root is tried."""
-    return _DOUBTED_TIME + _TRIAL_SPREAD * (crc32(key.encode()) % 1000) / 1000
+    # Without evidence, the root itself says for which of its keys a trial costs least. What it shows counts for all.
+    return root.is_doubted and rates.possible_uplink(now) >= SLOW_FACTOR * rate
 
 
 def choose_root(fetch: Fetch, refused: Container[str], count_roots: Callable[[str], int]) -> Fetcher | None:

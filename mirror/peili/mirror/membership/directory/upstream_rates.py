@@ -17,6 +17,14 @@ _RECENT = 5.0
 """Seconds for which a rate counts."""
 _MEASURED_SIZE = MIB
 """The smallest content whose transfer shows a rate as a whole. What is smaller shows how fast upstream answers."""
+_CHEAP_SHARE = 3
+"""A trial is cheap if the rest of its key is at most one part of so many of all that is fetched now."""
+_CHEAP_AGE, _CHEAP_TIME = 10.0, 30.0
+"""A cheap trial is made after the first time, if the rest needs the second one."""
+_TRIAL_INTERVAL = 300.0
+"""Seconds from one trial to the next."""
+_DEAR_TIME = 60.0
+"""One that is not cheap is made only after this time, and if the rest needs as long again."""
 
 
 @dataclass(slots=True)
@@ -32,6 +40,8 @@ class UpstreamFetch:
         grew: When it last grew.
         begun: When the measured window began.
         available: How many bytes there were then.
+        first: How many bytes there were at first.
+        latest: How many there are now.
     """
 
     key: str
@@ -42,6 +52,19 @@ class UpstreamFetch:
     grew: float
     begun: float
     available: int | None = None
+    first: int = 0
+    latest: int = 0
+
+    @property
+    def rest(self) -> int:
+        """The bytes that are missing; 0 if the size is not known."""
+        return max(0, (self.size or 0) - self.latest)
+
+    @property
+    def rest_time(self) -> float:
+        """The seconds that they need at the rate so far; 0 while that was not measured."""
+        received = self.latest - self.first
+        return self.rest * (self.grew - self.allowed) / received if received > 0 else 0.0
 
 
 class UpstreamFetches:
@@ -54,6 +77,8 @@ class UpstreamFetches:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._fetches: OrderedDict[str, UpstreamFetch] = OrderedDict()
+        self._doubted: str | None = None
+        self._doubted_at = float("-inf")
         self._rates: deque[tuple[float, float]] = deque(maxlen=64)  # when they were measured, and the rates
 
     def __contains__(self, key: str) -> bool:
@@ -92,14 +117,20 @@ class UpstreamFetches:
         """Record that the runtime does not fetch `key` from upstream any more."""
         self._fetches.pop(key, None)
 
-    def grow(self, key: str, available: int) -> None:
-        """Record that `available` bytes of `key` have arrived. Keys that are not fetched from upstream are ignored."""
+    def grow(self, key: str, available: int, size: int | None = None) -> None:
+        """Record that `available` bytes of `key` have arrived. Keys that are not fetched from upstream are ignored.
+
+        Args:
+            key: The key.
+            available: How many bytes from the start have arrived.
+            size: The size of the whole content in bytes, if it is known.
+        """
         fetch, now = self._fetches.get(key), self._clock()
         if fetch is None:
             return
-        fetch.grew = now
+        fetch.grew, fetch.latest, fetch.size = now, available, size or fetch.size
         if fetch.available is None or available < fetch.available:
-            fetch.begun, fetch.available = now, available
+            fetch.begun, fetch.available, fetch.first = now, available, available
         elif now - fetch.begun >= _WINDOW:
             self._rates.append((now, (available - fetch.available) / (now - fetch.begun)))
             fetch.begun, fetch.available = now, available
@@ -115,6 +146,26 @@ class UpstreamFetches:
         """
         since = self._clock() - _RECENT
         return max((rate for measured, rate in self._rates if measured >= since), default=None)
+
+    def doubted(self) -> str | None:
+        """Return the key for which another host should try whether upstream is faster for it; None if none is worth it.
+
+        Nobody can tell from one host's rate whether upstream is slow, or only this host's way to it. A trial costs the
+        rest of one key, so it is the one with the smallest rest. There is no other one before that key has ended, and
+        for some minutes.
+        """
+        if self._doubted not in self._fetches:
+            self._doubted = None
+            worth = [fetch for fetch in self.shared() if self._is_worth_a_trial(fetch)]
+            if worth and self._doubted_at + _TRIAL_INTERVAL <= self._clock():
+                self._doubted, self._doubted_at = min(worth, key=lambda fetch: fetch.rest).key, self._clock()
+        return self._doubted
+
+    def _is_worth_a_trial(self, fetch: UpstreamFetch) -> bool:
+        age, everything = self._clock() - fetch.allowed, sum(each.size or 0 for each in self._fetches.values())
+        if fetch.rest * _CHEAP_SHARE <= everything:
+            return age >= _CHEAP_AGE and fetch.rest_time >= _CHEAP_TIME
+        return min(age, fetch.rest_time) >= _DEAR_TIME
 
     def expire(self) -> None:
         """Forget fetches that do not grow. Call it about every second."""
