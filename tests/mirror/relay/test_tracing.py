@@ -134,16 +134,19 @@ async def test_a_host_that_finds_no_other_feeder_asks_the_last_one_whether_its_b
     *, is_wrong: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The feeder was withdrawn before it had sent all. The runtime would fetch the rest from upstream in vain."""
-    feeder, lease = ScriptedFeeder(2 * MIB), SupersededLease()
+    feeder, lease, claim = ScriptedFeeder(2 * MIB), SupersededLease(), RecordingLease()
     feeder.sent = CHANGED
     feeder.received = encode_received([ReceivedBytes(prefixes(CHANGED), [(0, None)], is_wrong=is_wrong)])
-    async with peers(DATA, feeder) as [a], pulling(KnowingRouter(Feed((in_flight(a),), lease), Upstream())) as host:
-        getting = asyncio.create_task(host.get(DIGEST))
-        await until(lambda: lease.offsets and lease.offsets[-1] > MIB)
-        lease.is_superseded.set()
-        assert not (await getting).whole
+    async with peers(DATA, feeder) as [a]:
+        router = KnowingRouter(Feed((in_flight(a),), lease), Upstream(claim))
+        async with pulling(router) as host:
+            getting = asyncio.create_task(host.get(DIGEST))
+            await until(lambda: lease.offsets and lease.offsets[-1] > MIB)
+            lease.is_superseded.set()
+            assert not (await getting).whole
     assert any(each.path.startswith("/_relay/") for each in a.requests)
     assert ("found out that the bytes which it passed on are wrong" in caplog.text) is is_wrong
+    assert claim.reasons == ["gone" if is_wrong else "done"], "the claim ends if the runtime does not go upstream"
 
 
 async def test_of_two_whole_holders_only_a_damaged_one_is_quarantined(caplog: pytest.LogCaptureFixture) -> None:

@@ -117,9 +117,9 @@ class Upstream:
     """No peer has the content: let the runtime go upstream.
 
     The lease is released at once, with `LeaseEnd.DONE` when the runtime is sent upstream, or with `LeaseEnd.GONE` if it
-    left before. A router that lets other hosts wait for this one learns the rest from `Router.advertise`: the content
-    in flight, once its first bytes are there. A router must not wait for these bytes for long, because the runtime may
-    be unable to fetch them.
+    left before, or is not sent because it has wrong bytes. A router that lets other hosts wait for this one learns the
+    rest from `Router.advertise`: the content in flight, once its first bytes are there. A router must not wait for
+    these bytes for long, because the runtime may be unable to fetch them.
     """
 
     lease: Lease = field(default_factory=Lease)

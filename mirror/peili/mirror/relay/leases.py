@@ -108,6 +108,7 @@ class TransferLease:
         self._metrics = metrics
         self._releases = releases
         self._lease = Lease()
+        self._sends_upstream = False
         self._takes_reports = True
 
     async def acquire(self, want: Want) -> tuple[Holder, ...]:
@@ -125,6 +126,7 @@ class TransferLease:
                     await asyncio.sleep(max(_MIN_WAIT, until - asyncio.get_running_loop().time()))
                 case Upstream(lease):
                     await self._replace(lease)
+                    self._sends_upstream = True
                     self.end_reason = LeaseEnd.DONE  # the runtime goes upstream, as the router decided
                     raise NotFound(f"no peer has {self._digest}")
                 case Feed(holders, lease):
@@ -160,8 +162,10 @@ class TransferLease:
             await asyncio.get_running_loop().create_future()
 
     async def aclose(self) -> None:
-        """Release the lease."""
-        await self._releases.release(self._lease, self.end_reason, self._digest)
+        """Release the lease. One that sends the runtime upstream ends as unused if the runtime is not sent."""
+        is_unused = self._sends_upstream and self.end_reason != LeaseEnd.DONE
+        reason = LeaseEnd.GONE if is_unused else self.end_reason
+        await self._releases.release(self._lease, reason, self._digest)
 
     async def _ask(self, want: Want) -> Feed | Wait | Upstream:
         """Return the router's answer, within the time that a lookup may take. Raises NotFound."""
@@ -195,6 +199,7 @@ class TransferLease:
             return
         previous, reason = self._lease, self.end_reason
         self._lease, self.end_reason, self._takes_reports = lease, LeaseEnd.UPSTREAM, True
+        self._sends_upstream = False
         await self._releases.release(previous, reason, self._digest)
 
     def _report(self, report: Callable[[_T], None], news: _T) -> None:
