@@ -114,7 +114,9 @@ async def test_the_error_says_that_the_certificate_may_be_refused(
         pool.close()
 
 
-async def test_the_error_for_the_log_and_the_doctor_names_the_peer_and_the_reason(tls: tuple[ssl.SSLContext, PeerCertificates]) -> None:
+async def test_the_error_for_the_log_and_the_doctor_names_the_peer_and_the_reason(
+    tls: tuple[ssl.SSLContext, PeerCertificates],
+) -> None:
     context, own = tls
     async with refusing(context, says_why=False) as peer, PeerClient(Limits(connect_timeout=60), tls=own) as client:
         peer.resumed.set()
