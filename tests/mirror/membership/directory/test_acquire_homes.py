@@ -22,7 +22,7 @@ from tests.mirror.membership.directory.acquiring import (
     names,
     want,
 )
-from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
+from tests.mirror.membership.directory.cluster import Host, are_synced, cluster, find
 from tests.support.neighbours import Neighbour, neighbours, refusing_url, served
 from tests.support.waiting import until
 
@@ -237,6 +237,13 @@ async def until_fed_by(host: Host, holder: Host, key: Digest, failed: dict[str, 
             await asyncio.sleep(0.05)
 
 
+async def until_found(host: Host, holder: Host, key: Digest) -> None:
+    """Ask until `host` finds `holder`."""
+    async with asyncio.timeout(60):
+        while await find(host, key) != [holder.url]:
+            await asyncio.sleep(0.05)
+
+
 async def test_other_homes_and_whole_holders_are_found_whatever_a_home_says() -> None:
     script = Script(lambda _: Response(OtherHome("h3").encode()))
     async with cluster_with(script) as hosts:
@@ -249,6 +256,7 @@ async def test_other_homes_and_whole_holders_are_found_whatever_a_home_says() ->
         key = Digest.of(data)
         hosts[1].store.add(data)
         script.answer = lambda _: grants(GoUpstream())
+        await until_found(hosts[0], hosts[1], key)  # at the other home of the key
         advice = await feed(hosts[0], key)
         assert names(advice) == [hosts[1].url]
         assert type(advice.lease) is Lease  # the home has not granted it …
