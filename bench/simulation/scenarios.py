@@ -153,6 +153,7 @@ def faults(hosts: int) -> list[Scenario]:
         Scenario("the first feeder is killed", hosts, prepare=_kill_root(False), expected="the rest again"),
         Scenario("the first feeder is frozen", hosts, prepare=_kill_root(True), expected="the rest again"),
         Scenario("a slow way from the root to upstream", hosts, big, prepare=_slow_path, expected="up to 3 copies"),
+        Scenario("the same with 4 layers", hosts, (16 * MIB,) * 4, prepare=_slow_path, expected="up to 1 copy more"),
         Scenario("one slow uplink", hosts, prepare=_slow_uplink, expected="1 copy"),
         Scenario("upstream is slow", hosts, rates=slow, expected="1 copy, as fast as upstream"),
         Scenario("upstream is frozen for 10 s", hosts, prepare=_freeze_upstream, expected="1 copy, 10 s more"),

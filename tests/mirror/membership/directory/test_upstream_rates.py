@@ -65,7 +65,7 @@ def test_of_the_slow_keys_the_one_with_the_smallest_rest_is_doubted_and_no_other
     for key in ("large", "a", "b"):
         fetches.begin(key, can_share=True)
         fetches.grow(key, 0)
-    grown(clock, fetches, 9, large=MIB, a=2 * MIB, b=3 * MIB)
+    grown(clock, fetches, 7, large=MIB, a=2 * MIB, b=3 * MIB)
     assert fetches.doubted() is None, "it is too early"
     grown(clock, fetches, 1, large=MIB, a=2 * MIB, b=3 * MIB)
     assert fetches.doubted() == "b"

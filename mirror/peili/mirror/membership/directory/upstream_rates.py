@@ -19,7 +19,7 @@ _MEASURED_SIZE = MIB
 """The smallest content whose transfer shows a rate as a whole. What is smaller shows how fast upstream answers."""
 _CHEAP_SHARE = 3
 """A trial is cheap if the rest of its key is at most one part of so many of all that is fetched now."""
-_CHEAP_AGE, _CHEAP_TIME = 10.0, 30.0
+_CHEAP_AGE, _CHEAP_TIME = 8.0, 20.0
 """A cheap trial is made after the first time, if the rest needs the second one."""
 _TRIAL_INTERVAL = 300.0
 """Seconds from one trial to the next."""
