@@ -261,6 +261,8 @@ class TlsTransport(Transport):
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._secured = tls.wrap_bio(self._received, self._to_send, server_hostname=name)
         self._read = cast("Callable[[int, memoryview], int]", self._secured.read)  # typeshed knows only bytearray
+        self._has_ended = False  # OpenSSL has seen the end of the stream
+        self._error: ssl.SSLError | None = None  # a wrong record, or an alert: OpenSSL raises it only once
 
     @classmethod
     async def start(cls, tcp_socket: socket.socket, tls: ssl.SSLContext, name: str) -> TlsTransport:
@@ -303,8 +305,9 @@ class TlsTransport(Transport):
     async def recv_into(self, buffer: memoryview) -> int:
         while True:
             count = self._decrypt_into(buffer)
-            if self._to_send.pending:
-                await self._flush()  # the peer has asked for a new key
+            if self._to_send.pending:  # the peer has asked for a new key, or has sent something wrong
+                with suppress(ConnectionError):  # what it sent before it closed the connection counts
+                    await self._flush()
             if count is not None:
                 return count
             if len(buffer) < _TLS_READ:
@@ -328,21 +331,22 @@ class TlsTransport(Transport):
             The number of bytes; 0 if the peer has ended the stream, and None if no whole record has arrived.
 
         Raises:
-            OSError: A record is wrong. It is raised at once only if no record before it is right.
+            OSError: A record is wrong. The bytes before it are returned first. Then each call raises it.
         """
         count = 0
         try:
-            while count < len(buffer):
-                if not (more := self._read(len(buffer) - count, buffer[count:])):
-                    return count
+            while count < len(buffer) and not self._has_ended and self._error is None:
+                more = self._read(len(buffer) - count, buffer[count:])
                 count += more
+                self._has_ended = not more
         except ssl.SSLWantReadError:
             return count or None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # the length of a response shows whether its end is missing
-            return count
-        except ssl.SSLError:
-            if not count:
-                raise
+            self._has_ended = True
+        except ssl.SSLError as error:
+            self._error = error
+        if self._error is not None and not count:
+            raise self._error
         return count
 
     def _take(self, received: bytes | memoryview) -> None:
@@ -362,7 +366,9 @@ class TlsTransport(Transport):
 
     @override
     def is_quiet(self) -> bool:
-        if self._socket.fileno() < 0 or self._secured.pending() or self._received.pending or self._received.eof:
+        if self._has_ended or self._error is not None or self._secured.pending() or self._received.pending:
+            return False
+        if self._socket.fileno() < 0 or self._received.eof:
             return False
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
