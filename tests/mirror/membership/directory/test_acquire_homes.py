@@ -112,6 +112,18 @@ async def test_what_a_host_fetched_before_it_knew_any_home_is_told_to_the_first_
         assert names(await feed(home, key)) == [root.url]
 
 
+async def test_a_home_is_told_about_a_fetch_although_it_names_another_home_for_an_earlier_one() -> None:
+    script = Script(lambda _: Response(status_code=403))  # it does not know the members yet
+    async with cluster_with(script) as hosts:
+        disputed, plain = (Digest.of(data_at(hosts, "scripted", salt)) for salt in ("disputed", "plain"))
+        for key in (disputed, plain):
+            await go_upstream(hosts[0], key)
+        script.answer = lambda query: (
+            Response(OtherHome("h3").encode()) if query.request.key == disputed else grants(GoUpstream())
+        )
+        await until(lambda: any(each.request.is_fetching and each.request.key == plain for each in script.asked))
+
+
 def key_of(home: Host, hosts: Collection[Host]) -> Digest:
     """Return a key of which `home` is the first home."""
     every = HomeSet(frozenset(each.name for each in hosts))

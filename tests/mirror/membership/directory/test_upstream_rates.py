@@ -98,3 +98,17 @@ def test_what_is_fast_gets_nothing_or_can_not_be_shared_is_not_doubted() -> None
     grown(clock, fetches, 100, fast=8 * MIB, nothing=0, hidden=MIB)
     fetches.complete("fast", 16 * MIB)
     assert fetches.doubted() is None
+
+
+def test_fetches_that_do_not_grow_any_more_are_not_offered_to_others() -> None:
+    """The next home would let hosts wait for them once more."""
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    fetches.begin("private", can_share=False)
+    fetches.begin("given up", can_share=True)
+    fetches.begin("growing", can_share=True)
+    clock.now = 14
+    fetches.grow("growing", 1000, None)
+    assert [each.key for each in fetches.shared()] == ["given up", "growing"]
+    clock.now = 16
+    assert [each.key for each in fetches.shared()] == ["growing"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from peili.mirror.membership.directory.home_client import HomeClient
 from peili.mirror.membership.directory.upstream_rates import UpstreamFetch, UpstreamFetches
-from peili.mirror.peer_api.leases import ClaimRequest, Granted
+from peili.mirror.peer_api.leases import ClaimRequest, Granted, OtherHome
 from peili.mirror.support.tasks import Tasks
 
 
@@ -61,6 +61,10 @@ class Takeover:
                 upstream_rate=self._upstream.best_rate(),
                 is_fetching=True,
             )
-            if not isinstance(await self._client.acquire(home, request, is_final=False), Granted):
-                return
-            fetch.home = home
+            match await self._client.acquire(home, request, is_final=False):
+                case Granted():
+                    fetch.home = home
+                case OtherHome():
+                    continue  # it knows other members, and may be the first home of other keys
+                case None:
+                    return

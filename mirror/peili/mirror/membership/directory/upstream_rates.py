@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from peili.mirror.limits import MIB
+from peili.mirror.membership.directory.fetches import STALLED_TIME
 
 _MAX_FETCHES = 1024
 _IDLE_TIME = 120.0
@@ -104,8 +105,9 @@ class UpstreamFetches:
         return self._fetches.get(key)
 
     def shared(self) -> Sequence[UpstreamFetch]:
-        """Return the fetches that other hosts can read while they arrive."""
-        return [fetch for fetch in self._fetches.values() if fetch.can_share]
+        """Return the fetches that other hosts can read while they arrive, without those that do not grow any more."""
+        stalled = self._clock() - STALLED_TIME
+        return [fetch for fetch in self._fetches.values() if fetch.can_share and fetch.grew > stalled]
 
     def complete(self, key: str, size: int | None) -> None:
         """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
