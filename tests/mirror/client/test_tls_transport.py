@@ -86,7 +86,7 @@ async def test_a_wrong_record_is_reported_after_the_right_ones_and_again_each_ti
         assert await read(transport, size) == b"r" * 50
         assert transport.recv_nowait(memoryview(bytearray(size))) == 0
         for _ in range(2):
-            with pytest.raises(ssl.SSLError, match="(?i)bad record mac"):
+            with pytest.raises(ssl.SSLError, match=r"(?i)bad record mac"):
                 await read(transport, size)
         assert not transport.is_quiet()
 
