@@ -100,7 +100,7 @@ def test_what_is_fast_gets_nothing_or_can_not_be_shared_is_not_doubted() -> None
     assert fetches.doubted() is None
 
 
-def test_fetches_that_do_not_grow_any_more_are_not_offered_to_others() -> None:
+def test_nothing_more_is_expected_of_fetches_that_do_not_grow_any_more() -> None:
     """The next home would let hosts wait for them once more."""
     clock = Clock(0.0)
     fetches = UpstreamFetches(clock)
@@ -109,6 +109,6 @@ def test_fetches_that_do_not_grow_any_more_are_not_offered_to_others() -> None:
     fetches.begin("growing", can_share=True)
     clock.now = 14
     fetches.grow("growing", 1000, None)
-    assert [each.key for each in fetches.shared()] == ["given up", "growing"]
+    assert [each.key for each in fetches.arriving()] == ["given up", "growing"]
     clock.now = 16
-    assert [each.key for each in fetches.shared()] == ["growing"]
+    assert [each.key for each in fetches.arriving()] == ["growing"]

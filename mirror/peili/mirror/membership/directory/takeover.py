@@ -36,7 +36,7 @@ class Takeover:
 
     def run(self) -> None:
         """Tell homes that do not know about a fetch of theirs, in the background. Call it when homes have changed."""
-        for fetch in self._upstream.shared():
+        for fetch in self._upstream.arriving():
             home = self._next_home(fetch)
             if home is not None and home not in self._telling:
                 task = self._telling[home] = self._tasks.start(self._tell(home))
@@ -49,7 +49,7 @@ class Takeover:
 
     async def _tell(self, home: str) -> None:
         """Tell a home about all fetches of its keys. What fails is tried again at the next `run`."""
-        for fetch in self._upstream.shared():
+        for fetch in self._upstream.arriving():
             if self._next_home(fetch) != home or self._upstream.find(fetch.key) is not fetch:
                 continue
             request = ClaimRequest(

@@ -105,9 +105,13 @@ class UpstreamFetches:
         return self._fetches.get(key)
 
     def shared(self) -> Sequence[UpstreamFetch]:
-        """Return the fetches that other hosts can read while they arrive, without those that do not grow any more."""
+        """Return the fetches that other hosts can read while they arrive."""
+        return [fetch for fetch in self._fetches.values() if fetch.can_share]
+
+    def arriving(self) -> Sequence[UpstreamFetch]:
+        """Return those of `shared` from which more bytes can be expected, as homes see it."""
         stalled = self._clock() - STALLED_TIME
-        return [fetch for fetch in self._fetches.values() if fetch.can_share and fetch.grew > stalled]
+        return [fetch for fetch in self.shared() if fetch.grew > stalled]
 
     def complete(self, key: str, size: int | None) -> None:
         """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
