@@ -27,6 +27,7 @@ from tests.support.neighbours import Neighbour, neighbours, refusing_url, served
 from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Peer, Wait
+from peili.mirror.membership.directory import directory as directory_module
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.peer_api.directory import HoldersAnswer, KnownHolder
 from peili.mirror.peer_api.leases import (
@@ -95,6 +96,18 @@ async def test_a_home_that_learns_of_a_member_late_is_told_what_it_fetches_and_s
         await until(lambda: home.name in homes(root).ids)
         await go_upstream(root, key)
         await until(lambda: fetchers(home, key)[root.name].is_root if root.name in fetchers(home, key) else False)
+        assert names(await feed(home, key)) == [root.url]
+
+
+async def test_the_first_member_whose_id_is_known_is_a_home_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other changes of the members are gathered for a moment. Without any home, each host would go upstream."""
+    monkeypatch.setattr(directory_module, "_GATHER_TIME", 600)
+    async with cluster(2) as hosts:
+        root, home = hosts
+        await until(lambda: all(each.directory.members.live().ids for each in hosts))
+        key = key_of(home, hosts)
+        await go_upstream(root, key)
+        assert fetchers(home, key)[root.name].is_root
         assert names(await feed(home, key)) == [root.url]
 
 

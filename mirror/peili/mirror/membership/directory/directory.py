@@ -180,13 +180,17 @@ class Directory:
         for host in [host for host in records.hosts if self._is_no_member(host)]:
             records.forget(host)
         self._useless = {home: until for home, until in self._useless.items() if until > now}
-        candidates = self.members.live().ids - self._client.replaced.keys()
+        candidates = self._possible_homes()
         if candidates != self._candidates:
-            self._candidates = candidates
             self._choose_homes(candidates)
         self._takeover.run()
 
+    def _possible_homes(self) -> frozenset[str]:
+        """Return the other members that can be homes."""
+        return self.members.live().ids - self._client.replaced.keys()
+
     def _choose_homes(self, candidates: frozenset[str]) -> None:
+        self._candidates = candidates
         homes = choose_homes(candidates | {self._context.identity}) if candidates else frozenset[str]()
         if homes != self._homes.ids:
             before, self._homes = self._homes, HomeSet(homes)
@@ -196,6 +200,8 @@ class Directory:
             self.leases.move(lambda key, home: self._moved_home(key, home, before))
 
     def _homes_of(self, key: str) -> tuple[str, ...]:
+        if not self._homes.ids and (candidates := self._possible_homes()):
+            self._choose_homes(candidates)  # the first members count at once: without homes, each host goes upstream
         return self._homes.homes_of(slot_of(key)) if len(key) <= MAX_KEY_LENGTH else ()
 
     def _first_home(self, key: str) -> str | None:
