@@ -112,3 +112,19 @@ def test_nothing_more_is_expected_of_fetches_that_do_not_grow_any_more() -> None
     assert [each.key for each in fetches.arriving()] == ["given up", "growing"]
     clock.now = 16
     assert [each.key for each in fetches.arriving()] == ["growing"]
+
+
+def test_the_search_for_a_doubted_key_does_not_look_at_all_fetches_once_for_each_of_them() -> None:
+    """It precedes each message to a home. With 1,024 fetches it took 95 ms."""
+    looks: list[str] = []
+
+    class Size(int):
+        def __radd__(self, other: int) -> int:
+            looks.append("at a size")
+            return int(self) + other
+
+    fetches = UpstreamFetches(Clock(0.0))
+    for number in range(100):
+        fetches.begin(str(number), size=Size(1000), can_share=True)
+    assert fetches.doubted() is None
+    assert 0 < len(looks) <= 2 * 100

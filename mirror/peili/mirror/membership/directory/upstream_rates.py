@@ -162,16 +162,21 @@ class UpstreamFetches:
         """
         if self._doubted not in self._fetches:
             self._doubted = None
-            worth = [fetch for fetch in self.shared() if self._is_worth_a_trial(fetch)]
-            if worth and self._doubted_at + _TRIAL_INTERVAL <= self._clock():
-                self._doubted, self._doubted_at = min(worth, key=lambda fetch: fetch.rest).key, self._clock()
+            now = self._clock()
+            if self._doubted_at + _TRIAL_INTERVAL <= now and (worth := self._worth_a_trial(now)):
+                self._doubted, self._doubted_at = min(worth, key=lambda fetch: fetch.rest).key, now
         return self._doubted
 
-    def _is_worth_a_trial(self, fetch: UpstreamFetch) -> bool:
-        age, everything = self._clock() - fetch.allowed, sum(each.size or 0 for each in self._fetches.values())
-        if fetch.rest * _CHEAP_SHARE <= everything:
-            return age >= _CHEAP_AGE and fetch.rest_time >= _CHEAP_TIME
-        return min(age, fetch.rest_time) >= _DEAR_TIME
+    def _worth_a_trial(self, now: float) -> list[UpstreamFetch]:
+        everything = sum(each.size or 0 for each in self._fetches.values())
+
+        def is_worth(fetch: UpstreamFetch) -> bool:
+            age = now - fetch.allowed
+            if fetch.rest * _CHEAP_SHARE <= everything:
+                return age >= _CHEAP_AGE and fetch.rest_time >= _CHEAP_TIME
+            return min(age, fetch.rest_time) >= _DEAR_TIME
+
+        return [fetch for fetch in self.shared() if is_worth(fetch)]
 
     def expire(self) -> None:
         """Forget fetches that do not grow. Call it about every second."""
