@@ -19,6 +19,7 @@ from tests.mirror.tls.tls_hosts import host_keys
 from tests.support.certificates import Authority
 from tests.support.neighbours import Neighbour, neighbours, refusing_url, served, silent_url
 from tests.support.plain_http import plain_client
+from tests.support.ports import free_ports
 from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Limits, Mirror, Peer, PeerCertificates, Want, serve
@@ -58,6 +59,32 @@ def are_told(homes: list[Host], key: Digest = KEY) -> bool:
 
 def without(hosts: list[Host], *others: Host) -> list[Host]:
     return [each for each in hosts if each not in others]
+
+
+async def test_a_host_that_is_its_only_member_does_not_claim_to_know_what_it_has() -> None:
+    """Until it finds out that this member is itself, it reports to itself as to any home."""
+    urls = [f"http://127.0.0.1:{port}" for port in free_ports(2)]
+    alone, other = [Peer("member-0", (urls[0],))], [Peer(f"member-{n}", (url,)) for n, url in enumerate(urls)]
+    holder = Host("h0", urls[0], alone, insecure=True)
+    asking = Host("h1", urls[1], other, insecure=True)
+    await holder.start()
+    try:
+        records = holder.directory.home.records
+        await until(lambda: not holder.router.peers() and not homes_known(holder))
+        assert not records.hosts
+        holder.store.add(DATA)
+        await asking.start()
+        try:
+            await until(lambda: asking.directory.members.live().ids == {"h0"} and "h0" in homes_known(asking))
+            assert await find(asking, KEY) == ["member-0"]
+        finally:
+            await asking.stop()
+    finally:
+        await holder.stop()
+
+
+def homes_known(host: Host) -> frozenset[str]:
+    return host.directory._homes.ids  # pyright: ignore[reportPrivateUsage]
 
 
 async def until_no_member_is_asked(hosts: list[Host], look_up: Callable[[], Awaitable[None]]) -> None:

@@ -196,6 +196,8 @@ class Directory:
             before, self._homes = self._homes, HomeSet(homes)
             self._client.keep(homes)
             self.publisher.set_homes(self._homes)
+            if self._context.identity not in homes:  # this host does not report to itself any more
+                self.home.records.forget(self._context.identity)
             self.home.claims.settle()
             self.leases.move(lambda key, home: self._moved_home(key, home, before))
 
