@@ -23,6 +23,10 @@ from peili.mirror.support.tasks import Broadcast, Tasks
 
 _ENOUGH_HOLDERS = 16
 """A query that has found this many holders asks no further member."""
+_FEW_MEMBERS = 8
+"""Up to so many members are all asked themselves. That costs as little as to ask the directory, and they know of content
+that has just arrived, which the homes learn only with the next message.
+"""
 
 
 class KeyQuery:
@@ -81,8 +85,8 @@ class KeyQuery:
 class KeyLookup:
     """Finds out who has a key. For use on one loop.
 
-    The directory is asked first. Then the lookup asks the members that the directory does not know about, which are all
-    members if it is of no use.
+    Among more than `_FEW_MEMBERS` members, the directory is asked first. Then the lookup asks the members that the
+    directory does not know about, which are all members if it is of no use.
 
     Args:
         context: The router's context.
@@ -142,7 +146,7 @@ class KeyLookup:
     async def _run(self, query: KeyQuery) -> None:
         """Ask the directory, then members in random order, so that not all hosts load the same member first."""
         peers = self._health.live_peers()
-        if peers and self._misled.get(query.key, 0) <= asyncio.get_running_loop().time():
+        if len(peers) > _FEW_MEMBERS and self._misled.get(query.key, 0) <= asyncio.get_running_loop().time():
             peers = await self._ask_directory(query, peers)
         random.shuffle(peers)
         queue = iter(peers)

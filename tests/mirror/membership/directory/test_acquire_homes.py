@@ -22,7 +22,7 @@ from tests.mirror.membership.directory.acquiring import (
     names,
     want,
 )
-from tests.mirror.membership.directory.cluster import Host, are_synced, cluster, find
+from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
 from tests.support.neighbours import Neighbour, neighbours, refusing_url, served
 from tests.support.waiting import until
 
@@ -262,15 +262,6 @@ async def until_fed_by(host: Host, holder: Host, key: Digest, failed: dict[str, 
             await asyncio.sleep(0.05)
 
 
-async def until_found(host: Host, holder: Host, key: Digest) -> None:
-    """Ask until `host` finds `holder`."""
-    async with asyncio.timeout(60):
-        found = await find(host, key)
-        while found != [holder.url]:
-            await asyncio.sleep(0.05)
-            found = await find(host, key)
-
-
 async def test_other_homes_and_whole_holders_are_found_whatever_a_home_says() -> None:
     script = Script(lambda _: Response(OtherHome("h3").encode()))
     async with cluster_with(script) as hosts:
@@ -283,22 +274,22 @@ async def test_other_homes_and_whole_holders_are_found_whatever_a_home_says() ->
         key = Digest.of(data)
         hosts[1].store.add(data)
         script.answer = lambda _: grants(GoUpstream())
-        await until_found(hosts[0], hosts[1], key)  # at the other home of the key
-        assert names(await feed(hosts[0], key)) == [hosts[1].url]
+        advice = await feed(hosts[0], key)
+        assert names(advice) == [hosts[1].url]
+        assert type(advice.lease) is Lease  # the home has not granted it …
+        await until(lambda: [(each.key, each.end) for each in script.taken] == [(key, LeaseEnd.GONE)])  # … and is told
         script.answer = lambda _: grants(WaitFor(50))
         assert names(await feed(hosts[0], key)) == [hosts[1].url]
 
 
 async def test_members_that_no_home_covers_are_asked_themselves() -> None:
+    """In a large cluster, the others are not asked."""
     script = Script(lambda _: grants(GoUpstream(), *(f"h{number}" for number in range(LARGE))))
     old = Neighbour("old")
     async with neighbours(old), cluster_with(script, LARGE, [old.peer]) as hosts:
         key = Digest.of(data_at(hosts, "scripted"))
         old.keys.add(key)
-        advice = await feed(hosts[0], key)
-        assert names(advice) == ["old"]
-        assert type(advice.lease) is Lease  # the home has not granted it …
-        await until(lambda: [(each.key, each.end) for each in script.taken] == [(key, LeaseEnd.GONE)])  # … and is told
+        assert names(await feed(hosts[0], key)) == ["old"]
 
 
 async def test_an_answer_that_comes_too_late_is_undone() -> None:
