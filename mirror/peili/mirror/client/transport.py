@@ -25,7 +25,7 @@ from peili.mirror.tls.peer_tls import PeerTLS
 _CAN_SPLICE = sys.platform == "linux"
 _TLS_READ = 64 << 10
 """The bytes to read at least, if they have arrived: four whole records (RFC 8446, section 5.2)."""
-_TLS_READ_MOST = 256 << 10
+_TLS_READ_MOST = 128 << 10
 """The bytes to read at most. Each connection keeps memory for as many."""
 _TLS_WRITE = 256 << 10
 """The bytes that are encrypted at a time, so that a large body is not in memory twice."""

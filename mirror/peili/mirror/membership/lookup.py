@@ -24,8 +24,8 @@ from peili.mirror.support.tasks import Broadcast, Tasks
 _ENOUGH_HOLDERS = 16
 """A query that has found this many holders asks no further member."""
 _FEW_MEMBERS = 8
-"""Up to so many members are all asked themselves. That costs as little as to ask the directory, and they know of content
-that has just arrived, which the homes learn only with the next message.
+"""Up to so many members are all asked themselves. That costs as little as to ask the directory. Also, they know of
+content that has just arrived, which the homes learn only with the next message.
 """
 
 
