@@ -75,7 +75,9 @@ async def test_a_host_that_is_its_only_member_does_not_claim_to_know_what_it_has
         holder.store.add(DATA)
         await asking.start()
         try:
-            await until(lambda: asking.directory.members.live().ids == {"h0"} and "h0" in homes_known(asking))
+            await until(
+                lambda: asking.directory.members.live().ids == frozenset({"h0"}) and "h0" in homes_known(asking)
+            )
             assert await find(asking, KEY) == ["member-0"]
         finally:
             await asking.stop()
