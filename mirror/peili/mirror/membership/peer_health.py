@@ -193,14 +193,14 @@ class PeerHealth:
             self._context.log.info("%s; it is left out until it answers again", reason, extra=extra)
             self._exclude(peer, reason, probe_now=probe_now)
 
-    def hurry(self, name: str | None = None) -> None:
+    def probe_dead(self, name: str | None = None) -> None:
         """Probe a dead member, or all of them, now: it has just spoken. Does nothing to members that are alive.
 
         Args:
             name: The name of the member; None for all.
         """
         for dead in self._dead.values() if name is None else filter(None, [self._dead.get(name)]):
-            dead.hurried.set()
+            dead.retry_now.set()
 
     def exclude_until_alive(self, key: Key, names: Collection[str]) -> None:
         """Leave out the members in `names`, which failed to deliver `key`, and probe each at once.
@@ -221,22 +221,22 @@ class PeerHealth:
                 self._exclude(peer, f"peer {name} did not deliver {key}", probe_now=True)
 
     def _exclude(self, peer: Peer, reason: str, *, probe_now: bool) -> None:
-        hurried = asyncio.Event()
-        probing = self._tasks.start(self._probe_until_alive(peer, hurried, probe_now=probe_now))
-        self._dead[peer.id] = _DeadPeer(probing, hurried, reason, time.time())
+        retry_now = asyncio.Event()
+        probing = self._tasks.start(self._probe_until_alive(peer, retry_now, probe_now=probe_now))
+        self._dead[peer.id] = _DeadPeer(probing, retry_now, reason, time.time())
         self.report_change()
 
-    async def _probe_until_alive(self, peer: Peer, hurried: asyncio.Event, *, probe_now: bool) -> None:
+    async def _probe_until_alive(self, peer: Peer, retry_now: asyncio.Event, *, probe_now: bool) -> None:
         # With jitter, so that not all hosts probe a restarted peer at the same time.
         backoff = Backoff(self._context.limits.backoff_min, self._context.limits.backoff_max, jitter=0.25)
         if not probe_now:
-            await backoff.sleep_unless(hurried)
+            await backoff.sleep_unless(retry_now)
         while True:
-            hurried.clear()
+            retry_now.clear()
             async with self._probes:
                 if await self._is_alive(peer):
                     break
-            await backoff.sleep_unless(hurried)
+            await backoff.sleep_unless(retry_now)
         del self._dead[peer.id]
         self.revision += 1
         self.report_change()
@@ -271,13 +271,13 @@ class _DeadPeer:
 
     Attributes:
         probing: The task that probes it.
-        hurried: Set to probe it now.
+        retry_now: Set to probe it now.
         reason: Why it is dead.
         since: Since when, in seconds since 1970.
     """
 
     probing: asyncio.Task[None]
-    hurried: asyncio.Event
+    retry_now: asyncio.Event
     reason: str
     since: float
 

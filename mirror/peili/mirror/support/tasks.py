@@ -113,12 +113,12 @@ class Backoff:
         """Wait for the current delay. The next delay is twice as long."""
         await asyncio.sleep(self.next_delay())
 
-    async def sleep_unless(self, hurried: asyncio.Event) -> None:
-        """Wait for the current delay, or until `hurried` is set. If it is set, the next delay is no longer."""
+    async def sleep_unless(self, retry_now: asyncio.Event) -> None:
+        """Wait for the current delay, or until `retry_now` is set. If it is set, the next delay is no longer."""
         delay = self.delay
         try:
             async with asyncio.timeout(self.next_delay()):
-                await hurried.wait()
+                await retry_now.wait()
         except TimeoutError:
             return
         self.delay = delay

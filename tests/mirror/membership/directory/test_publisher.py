@@ -191,7 +191,7 @@ async def test_a_home_that_has_learned_of_this_host_is_told_at_once_although_it_
         subject.publisher.advertise([*have(*KEYS), Synced()])
         subject.set_homes("a")
         await until(lambda: home.messages)
-        subject.publisher.hurry("a")
+        subject.publisher.send_now("a")
         await until(lambda: subject.are_right([*KEYS], "a"))
 
 
@@ -203,8 +203,8 @@ async def test_a_home_that_lost_what_it_knew_is_told_everything_in_a_new_session
         home = subject.homes["a"]
         home.held.clear()
         home.replies = [Reply.OUT_OF_SEQUENCE]
-        subject.publisher.hurry("a")
-        subject.publisher.hurry("unknown")
+        subject.publisher.send_now("a")
+        subject.publisher.send_now("unknown")
         await until(lambda: subject.are_right([*KEYS], "a", "b", "c"))
         first, heartbeat, again = home.messages
         assert (heartbeat.have, heartbeat.sequence, again.sequence) == ((), 1, 0)

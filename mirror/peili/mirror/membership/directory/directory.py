@@ -119,20 +119,20 @@ class Directory:
             self._upstream.end(str(key))
         self.publisher.withdraw(keys)
 
-    def welcome(self, host: str) -> None:
+    def note_restart(self, host: str) -> None:
         """Note that `host` has just started, or just learned of this host.
 
         It lacks what this host reported to it, and it can be a home again.
         """
-        self.publisher.hurry(host)
+        self.publisher.send_now(host)
         self._client.restore(host)
         self._takeover.run()
 
-    def hear(self, member: Peer) -> None:
+    def note_message(self, member: Peer) -> None:
         """Note that a member has sent something. If it counts as dead, it is probed now."""
-        self._health.hurry(member.id)
+        self._health.probe_dead(member.id)
 
-    def meet_stranger(self) -> None:
+    def note_stranger(self) -> None:
         """Note that a host has sent something that is no member, as far as is known.
 
         It may be a member that has just started. Until this host knows its id, the two choose different homes.
@@ -140,8 +140,8 @@ class Directory:
         now = asyncio.get_running_loop().time()
         if now >= self._next_search:
             self._next_search = now + _SEARCH_INTERVAL
-            self._health.hurry()
-            self.members.hurry()
+            self._health.probe_dead()
+            self.members.ask_now()
 
     async def find(self, key: Key) -> tuple[list[Holder], list[Peer]]:
         """Ask the homes of `key` who has it.

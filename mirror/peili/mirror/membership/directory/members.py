@@ -60,7 +60,7 @@ class MemberIds:
         self._old: dict[_Endpoint, float] = {}  # members without a directory, and until when that counts
         self._asking: set[_Endpoint] = set()
         self._slots = asyncio.Semaphore(context.limits.lookup_fanout)
-        self._hurried = Broadcast()
+        self._ask_now = Broadcast()
         self._live: LiveMembers | None = None
         self._all: dict[str, Peer] | None = None
         self._ids: dict[str, str] | None = None  # by name, the opposite of `_all`
@@ -130,9 +130,9 @@ class MemberIds:
                     lambda _, endpoint=endpoint: self._asking.discard(endpoint)  # type: ignore[misc]  # bound early
                 )
 
-    def hurry(self) -> None:
+    def ask_now(self) -> None:
         """Ask the live members that have not told their id yet again now: one of them has just spoken."""
-        self._hurried.notify()
+        self._ask_now.notify()
 
     def _is_unknown(self, peer: Peer) -> bool:
         return self._id_of(peer) is None and _endpoint(peer) not in self._old
@@ -170,11 +170,11 @@ class MemberIds:
         limits = self._context.limits
         backoff = Backoff(limits.backoff_min, limits.backoff_max, jitter=0.25)
         while self._health.is_usable(peer) and self._is_unknown(peer):
-            hurried = self._hurried.next_change  # taken before the question: it may be asked just before it can succeed
+            retry_now = self._ask_now.next_change  # taken before the question, which may come just too early
             async with self._slots:
                 await self._ask(peer)
             if self._is_unknown(peer):
-                await backoff.sleep_unless(hurried)
+                await backoff.sleep_unless(retry_now)
 
     async def _ask(self, peer: Peer) -> None:
         """Ask `peer` for its id. A failure does not mark it dead; only a lookup does."""

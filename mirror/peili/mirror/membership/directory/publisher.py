@@ -96,11 +96,11 @@ class Publisher:
         if self._has_started:
             self._update_links(before)
 
-    def hurry(self, home: str) -> None:
+    def send_now(self, home: str) -> None:
         """Send the next message to `home` now: it may have lost the earlier ones."""
         if (link := self._links.get(home)) is not None:
             link.wake.set()
-            link.hurried.set()
+            link.retry_now.set()
 
     def _set(self, key: str, have: Have | None) -> None:
         slot = slot_of(key)
@@ -154,13 +154,13 @@ class Publisher:
             except TimeoutError:
                 pass
             link.wake.clear()
-            link.hurried.clear()
+            link.retry_now.clear()
             async with self._slots:
                 is_accepted = await self._send_next(link)
             if is_accepted:
                 backoff.reset()
             else:
-                await backoff.sleep_unless(link.hurried)
+                await backoff.sleep_unless(link.retry_now)
             if not is_accepted or link.pending or not link.is_synced:
                 link.wake.set()
 
@@ -207,7 +207,7 @@ class _Link:
         homes: The homes in the last message that it accepted.
         is_synced: Whether it knows everything that it should know, except the newest changes.
         wake: Set when there is something to send.
-        hurried: Set when the next try should not wait, although the last one failed.
+        retry_now: Set when the next try should not wait, although the last one failed.
         task: Sends the messages.
     """
 
@@ -216,7 +216,7 @@ class _Link:
     def __init__(self, home: str) -> None:
         self.home = home
         self.wake = asyncio.Event()
-        self.hurried = asyncio.Event()
+        self.retry_now = asyncio.Event()
         self._waking: asyncio.TimerHandle | None = None
         self.begin({})
 

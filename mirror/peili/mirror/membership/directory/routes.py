@@ -106,7 +106,7 @@ def _take_holdings(directory: Directory, request: Request, body: bytes) -> Respo
         return _unknown_member()
     message = Holdings.parse(body)
     if message.sequence == 0:
-        directory.welcome(identity)
+        directory.note_restart(identity)
     is_accepted = directory.home.take(identity, message)
     return Response(status_code=204) if is_accepted else _problem(409, "send all")
 
@@ -137,11 +137,11 @@ def _member(directory: Directory, request: Request) -> str | None:
     identity = request.headers.get(IDENTITY_HEADER, "")
     member = directory.members.member(identity)
     if member is None:
-        directory.meet_stranger()
+        directory.note_stranger()
         return None
     if not _is_from(member, identity, request):
         return None
-    directory.hear(member)
+    directory.note_message(member)
     return identity
 
 
