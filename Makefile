@@ -5,7 +5,7 @@
 VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
-WORKERS := 4
+WORKERS := 6
 
 .PHONY: help demo test check docs site bench simulate venv format clean
 

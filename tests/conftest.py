@@ -35,15 +35,29 @@ SLOW = (
     "tests/adapters/",
     "tests/embedding/",
 )
-"""The files and folders that take longest. Their tests run first, so that no worker has one left at the end.
-
-A worker runs whole files. So the longest files are first, and those that wait run beside those that compute.
-"""
+"""The files and folders that take longest, the longest first. Most of their tests need much of the processors."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the slow tests to the front. A run with several workers keeps this order (`--no-loadscope-reorder`)."""
-    items.sort(key=lambda item: next((n for n, path in enumerate(SLOW) if item.nodeid.startswith(path)), len(SLOW)))
+    """Spread the slow files evenly over the others, of which most tests wait. So the processors are busy all the time.
+
+    A worker runs whole files. A run with several workers keeps this order (`--no-loadscope-reorder`).
+    """
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    slow = sorted((file for file in files if _slowness(file) < len(SLOW)), key=_slowness)
+    others = [file for file in files if _slowness(file) == len(SLOW)]
+    beside = len(others) * 4 // (5 * max(1, len(slow)))  # a fifth of the others is left when the last slow file starts
+    order: list[str] = []
+    for number, file in enumerate(slow):
+        order += [file, *others[number * beside : (number + 1) * beside]]
+    order += others[len(slow) * beside :]
+    items[:] = [item for file in order for item in files[file]]
+
+
+def _slowness(file: str) -> int:
+    return next((number for number, path in enumerate(SLOW) if file.startswith(path)), len(SLOW))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
