@@ -166,7 +166,7 @@ class Claims:
         self._rates.learn_upstream(host, rate, self._clock())
 
     def doubt(self, host: str, key: str) -> None:
-        """Record that a root takes its way to upstream for slow, and that this key costs least to try another one."""
+        """Record that a root suspects that its path to upstream is slow. A trial costs least for this key."""
         fetch = self.table.find(key)
         if fetch is not None and host in fetch.roots:
             fetch.hosts[host].is_doubted = True
@@ -188,7 +188,7 @@ class Claims:
         self.table.expire(now)
 
     def _adopt(self, fetch: Fetch | None, fetcher: Fetcher | None, now: float) -> None:
-        """Take a host for a root that another home, or nobody, has sent upstream. Not if there are enough of them."""
+        """Make a host a root that went upstream without a grant of this home, unless there are enough roots."""
         if fetch is None or fetcher is None or fetcher.is_root or not fetcher.can_share:
             return
         if len(fetch.live_roots(now)) < MAX_ROOTS and fetcher.host not in self._refused:
@@ -336,8 +336,8 @@ class Claims:
     def _should_yield(self, fetch: Fetch, fetcher: Fetcher, now: float) -> bool:
         """Return whether another host should be the first root, because upstream may be faster for it.
 
-        The host of which the others got the last layers asks for the next one first. If its way to upstream is slow, it
-        would slow down all layers. So it waits once for a moment, in which another one may ask.
+        The root of the last layers has them first, so it also asks for the next one first. If its path to upstream is
+        slow, it would slow down all layers. So it waits once for a moment, in which another host may ask.
         """
         rate = self._rates.upstream_of(fetcher.host, now)
         if fetch.roots or not rate or self._rates.possible_uplink(now) < SLOW_FACTOR * rate:

@@ -36,7 +36,7 @@ _SECOND_ANSWER = 0.05
 _USELESS_TIME = 2.0
 """Seconds for which a home that knows less than half of the members is not asked."""
 _SEARCH_INTERVAL = 0.25
-"""Seconds between two searches for the members that strangers may be, at least."""
+"""The least number of seconds between two searches for members after a message from an unknown host."""
 _MESSAGES_PER_SECOND = 10
 """How many messages a home receives from all members together. With more members, each sends less often."""
 _MAX_INTERVAL = 600.0

@@ -1,7 +1,7 @@
-"""Tells homes what this host's runtime fetches from upstream, if another home, or none, was asked before.
+"""Tells the first home of a key that the runtime of this host fetches it from upstream, if that home was not asked.
 
 Hosts may know different members for a moment: just after the start, and when members come or go. Each then asks what
-it takes for the first home. The right one would send another host upstream if it did not learn of the first one.
+it believes to be the first home. The right one would send a second host upstream if it did not learn of the first host.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _CHEAP_AGE, _CHEAP_TIME = 8.0, 20.0
 """A cheap trial is made after the first time, if the rest needs the second one."""
 _TRIAL_INTERVAL = 300.0
 """Seconds from one trial to the next."""
-_DEAR_TIME = 60.0
+_COSTLY_TIME = 60.0
 """One that is not cheap is made only after this time, and if the rest needs as long again."""
 
 
@@ -174,7 +174,7 @@ class UpstreamFetches:
             age = now - fetch.allowed
             if fetch.rest * _CHEAP_SHARE <= everything:
                 return age >= _CHEAP_AGE and fetch.rest_time >= _CHEAP_TIME
-            return min(age, fetch.rest_time) >= _DEAR_TIME
+            return min(age, fetch.rest_time) >= _COSTLY_TIME
 
         return [fetch for fetch in self.shared() if is_worth(fetch)]
 
