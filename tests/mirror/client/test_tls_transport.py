@@ -42,6 +42,13 @@ class RecordServer:
             else:
                 return await self.send(self._to_send.read())
 
+    def first_answer(self, hello: bytes) -> bytes:
+        """Return the answer to the first message of a client, with the certificate."""
+        self._received.write(hello)
+        with suppress(ssl.SSLWantReadError):
+            self.secured.do_handshake()
+        return self._to_send.read()
+
     def record(self, data: bytes) -> bytes:
         """Return a record with `data`."""
         self.secured.write(data)
@@ -68,6 +75,24 @@ async def connected(certificate: Certificate) -> AsyncGenerator[tuple[TlsTranspo
         transport = await TlsTransport.start(ours, certificate.client_context(), "127.0.0.1")
         await shaking
         yield transport, server
+
+
+async def test_a_wrong_certificate_is_reported_although_the_server_reads_no_more(certificate: Certificate) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for each in (ours, theirs):
+            each.setblocking(False)
+        server = RecordServer(theirs, certificate.server_context())
+
+        async def send_certificate() -> None:
+            hello = await asyncio.get_running_loop().sock_recv(theirs, 1 << 16)
+            theirs.shutdown(socket.SHUT_RD)  # the client's alert can't be sent
+            await server.send(server.first_answer(hello))
+
+        sending = asyncio.create_task(send_certificate())
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await TlsTransport.start(ours, ssl.create_default_context(), "127.0.0.1")
+        await sending
 
 
 async def read(transport: TlsTransport, size: int) -> bytes:

@@ -285,9 +285,13 @@ class TlsTransport(Transport):
         try:
             self._secured.do_handshake()
         except ssl.SSLWantReadError:
+            await self._flush()
             return False
-        finally:
-            await self._flush()  # an alert, too, if it failed
+        except ssl.SSLError:
+            with suppress(OSError):  # what is wrong counts, and not that the peer can't be told
+                await self._flush()
+            raise
+        await self._flush()
         return True
 
     def certificate_names(self) -> frozenset[str]:
