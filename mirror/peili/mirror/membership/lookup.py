@@ -114,18 +114,17 @@ class KeyLookup:
     def forget_failed(self, key: Key, failed: Collection[str]) -> None:
         """Forget the holders of `key` if all their ids are in `failed`, so that the next lookup asks again.
 
-        If only some of them failed, the others can still be used.
+        If only some of them failed, the others can still be used. A query of the members that still runs is kept: more
+        of them may answer. It is not kept if the directory was asked, because then it has not asked all of them.
         """
         query = self._queries.get(key)
-        if query is None or query.valid_until is None or not query.holders:
+        if query is None or not query.holders or not all(holder.peer.id in failed for holder in query.holders):
             return
-        if all(holder.peer.id in failed for holder in query.holders):
+        if query.is_from_directory:
+            limits = self._context.limits
+            put_newest(self._misled, key, asyncio.get_running_loop().time() + limits.failure_ttl, limits.lookup_keys)
+        if query.is_from_directory or query.valid_until is not None:
             del self._queries[key]
-            if query.is_from_directory:
-                limits = self._context.limits
-                put_newest(
-                    self._misled, key, asyncio.get_running_loop().time() + limits.failure_ttl, limits.lookup_keys
-                )
 
     def _is_reusable(self, query: KeyQuery) -> bool:
         if query.valid_until is not None and asyncio.get_running_loop().time() >= query.valid_until:

@@ -12,6 +12,7 @@ from tests.support.ports import free_ports
 
 from peili.mirror import Key, Limits, Mirror, Peer, PeerTLS, serve
 from peili.mirror.membership.directory.directory import Directory
+from peili.mirror.membership.router import Membership
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 
@@ -43,9 +44,17 @@ class Host:
 
     @property
     def directory(self) -> Directory:
+        return self._membership.directory
+
+    def is_lookup_over(self, key: Key) -> bool:
+        """Whether the last lookup of `key` waits for no further answer."""
+        return self._membership.key_lookup._queries[key].valid_until is not None  # pyright: ignore[reportPrivateUsage]
+
+    @property
+    def _membership(self) -> Membership:
         membership = self.router._peili_membership  # pyright: ignore[reportPrivateUsage] - the tests look into it
         assert membership is not None
-        return membership.directory
+        return membership
 
     def questions(self) -> float:
         """How many questions about a key came to this host itself, and not as to a home."""

@@ -365,8 +365,11 @@ Answer = Callable[[HoldersQuery], Response | None]
 
 
 @asynccontextmanager
-async def false_home(answer: Answer) -> AsyncGenerator[str]:
-    """A member that takes every record, and answers queries with `answer`; None: it does not answer. Yields its URL."""
+async def false_home(answer: Answer, says_it_lacks_keys: asyncio.Event | None = None) -> AsyncGenerator[str]:
+    """A member that takes every record, and answers queries with `answer`; None: it does not answer. Yields its URL.
+
+    It has no key. Asked for one, it says so when `says_it_lacks_keys` is set, or at once.
+    """
     headers = {"Peili-Id": "false"}
 
     async def hello(_: Request) -> Response:
@@ -385,6 +388,8 @@ async def false_home(answer: Answer) -> AsyncGenerator[str]:
         return response
 
     async def no_key(_: Request) -> Response:
+        if says_it_lacks_keys is not None:
+            await says_it_lacks_keys.wait()
         return Response(status_code=404, headers=headers)
 
     routes = [
@@ -438,10 +443,16 @@ async def test_a_false_home_hides_nothing(false: str) -> None:
             assert set(await find(asking, Digest.of(data))) - {url} == {holder.url}
 
 
-async def test_holders_that_a_home_made_up_are_replaced_by_those_that_members_report_themselves() -> None:
+@pytest.mark.parametrize("is_first_lookup_over", [True, False])
+async def test_holders_that_a_home_made_up_are_replaced_by_those_that_members_report_themselves(
+    is_first_lookup_over: bool,
+) -> None:
     limits = Limits(lookup_timeout=5, lookup_ttl=60, miss_ttl=60, directory_heartbeat=1)
+    says_it_lacks_keys = asyncio.Event()
+    if is_first_lookup_over:
+        says_it_lacks_keys.set()
     async with (
-        false_home(answers("h4", "h5", hosts=COUNT)) as url,
+        false_home(answers("h4", "h5", hosts=COUNT), says_it_lacks_keys) as url,
         cluster(COUNT, Peer(url, (url,)), limits=limits) as hosts,
     ):
         await until(lambda: are_synced(hosts) and "false" in hosts[0].directory._homes.ids)  # pyright: ignore[reportPrivateUsage]
@@ -450,8 +461,13 @@ async def test_holders_that_a_home_made_up_are_replaced_by_those_that_members_re
         assert isinstance(advice, Feed)
         failed = {each.peer.id: FailureReason.REFUSED for each in advice.holders}
         assert set(failed) == {hosts[4].url, hosts[5].url}
+        if is_first_lookup_over:
+            await until(lambda: hosts[0].is_lookup_over(key))
         hosts[6].store.add(keys_at(hosts, "false")[0])
-        advice = await hosts[0].router.acquire(Want(key, failed=failed))
+        again = asyncio.create_task(hosts[0].router.acquire(Want(key, failed=failed)))
+        await asyncio.wait([again], timeout=0.3)  # time to join the first lookup, if that were possible
+        says_it_lacks_keys.set()
+        advice = await again
         assert isinstance(advice, Feed)
         assert [each.peer.id for each in advice.holders] == [hosts[6].url]
 
