@@ -54,7 +54,7 @@ class ClaimRequest:
         size: The size of the whole content in bytes, if the host knows it.
         can_share: Whether it can show the content to others while it arrives.
         failed: The ids of hosts that it can't use, each with the reason, a `FailureReason`.
-        upstream_rate: The best rate in bytes per second at which it has lately received anything from upstream; 0 if
+        upstream_rate: The best rate in bytes per second at which it has lately received from upstream in all; 0 if
             that was too small to show a rate.
         is_fetching: Whether its runtime fetches the content from upstream already, because another home, or nobody,
             has decided that. The home takes note of it.

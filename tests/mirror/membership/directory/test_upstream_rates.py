@@ -22,6 +22,36 @@ def test_the_best_recent_rate_counts() -> None:
     assert fetches.best_rate() is None
 
 
+def test_the_rate_of_several_fetches_is_what_they_get_together() -> None:
+    """Three layers at once share one path. One layer of another host must not look three times as fast."""
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    for key in ("a", "b", "c"):
+        fetches.begin(key)
+        fetches.grow(key, 0)
+    for clock.now in (1, 2, 3):
+        for key in ("a", "b", "c"):
+            fetches.grow(key, int(clock.now) * MIB)
+    assert fetches.best_rate() == 3 * MIB
+
+
+def test_what_arrived_before_the_fetch_and_the_time_without_a_fetch_do_not_count() -> None:
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    fetches.begin("resumed")
+    fetches.grow("resumed", 500 * MIB)
+    clock.now = 1
+    fetches.grow("resumed", 501 * MIB)
+    assert fetches.best_rate() == MIB
+    fetches.end("resumed")
+    clock.now = 100
+    fetches.begin("next")
+    fetches.grow("next", 0)
+    clock.now = 101
+    fetches.grow("next", MIB)
+    assert fetches.best_rate() == MIB
+
+
 def test_content_shows_a_rate_when_it_is_complete_unless_it_is_small() -> None:
     clock = Clock(0.0)
     fetches = UpstreamFetches(clock)

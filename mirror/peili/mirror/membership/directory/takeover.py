@@ -55,7 +55,7 @@ class Takeover:
             request = ClaimRequest(
                 host=self._client.identity,
                 key=fetch.key,
-                offset=fetch.available or 0,
+                offset=fetch.latest,
                 size=fetch.size,
                 can_share=True,
                 upstream_rate=self._upstream.best_rate(),

@@ -39,9 +39,7 @@ class UpstreamFetch:
         can_share: Whether other hosts can read it here while it arrives.
         allowed: When it was allowed.
         grew: When it last grew.
-        begun: When the measured window began.
-        available: How many bytes there were then.
-        first: How many bytes there were at first.
+        first: How many bytes there were at first; None while that is not known.
         latest: How many there are now.
     """
 
@@ -51,9 +49,7 @@ class UpstreamFetch:
     can_share: bool
     allowed: float
     grew: float
-    begun: float
-    available: int | None = None
-    first: int = 0
+    first: int | None = None
     latest: int = 0
 
     @property
@@ -64,7 +60,7 @@ class UpstreamFetch:
     @property
     def rest_time(self) -> float:
         """The seconds that they need at the rate so far; 0 while that was not measured."""
-        received = self.latest - self.first
+        received = self.latest - (self.first or 0)
         return self.rest * (self.grew - self.allowed) / received if received > 0 else 0.0
 
 
@@ -81,6 +77,8 @@ class UpstreamFetches:
         self._doubted: str | None = None
         self._doubted_at = float("-inf")
         self._rates: deque[tuple[float, float]] = deque(maxlen=64)  # when they were measured, and the rates
+        self._window: float | None = None  # when the measured window began; None while nothing is fetched
+        self._received = 0  # the bytes of all fetches since then
 
     def __contains__(self, key: str) -> bool:
         return key in self._fetches
@@ -95,7 +93,7 @@ class UpstreamFetches:
             can_share: Whether other hosts can read it here while it arrives.
         """
         now = self._clock()
-        fetch = self._fetches.setdefault(key, UpstreamFetch(key, home, size, can_share, now, now, now))
+        fetch = self._fetches.setdefault(key, UpstreamFetch(key, home, size, can_share, now, now))
         fetch.home, fetch.can_share = home or fetch.home, can_share or fetch.can_share
         if len(self._fetches) > _MAX_FETCHES:
             self._fetches.popitem(last=False)
@@ -115,13 +113,17 @@ class UpstreamFetches:
 
     def complete(self, key: str, size: int | None) -> None:
         """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
-        fetch, now = self._fetches.pop(key, None), self._clock()
+        fetch, now = self._fetches.get(key), self._clock()
         if fetch is not None and size is not None and now > fetch.allowed:
             self._rates.append((now, size / (now - fetch.allowed) if size >= _MEASURED_SIZE else 0.0))
+            self._receive(fetch, size, now)
+        self.end(key)
 
     def end(self, key: str) -> None:
         """Record that the runtime does not fetch `key` from upstream any more."""
         self._fetches.pop(key, None)
+        if not self._fetches:
+            self._window = None
 
     def grow(self, key: str, available: int, size: int | None = None) -> None:
         """Record that `available` bytes of `key` have arrived. Keys that are not fetched from upstream are ignored.
@@ -134,18 +136,30 @@ class UpstreamFetches:
         fetch, now = self._fetches.get(key), self._clock()
         if fetch is None:
             return
-        fetch.grew, fetch.latest, fetch.size = now, available, size or fetch.size
-        if fetch.available is None or available < fetch.available:
-            fetch.begun, fetch.available, fetch.first = now, available, available
-        elif now - fetch.begun >= _WINDOW:
-            self._rates.append((now, (available - fetch.available) / (now - fetch.begun)))
-            fetch.begun, fetch.available = now, available
+        fetch.grew, fetch.size = now, size or fetch.size
+        self._receive(fetch, available, now)
+
+    def _receive(self, fetch: UpstreamFetch, available: int, now: float) -> None:
+        """Measure the rate of all fetches together: they share the path to upstream.
+
+        What was there at first does not count, because it may have arrived earlier.
+        """
+        if self._window is None:
+            self._window, self._received = now, 0
+        if fetch.first is None or available < fetch.first:
+            fetch.first = available
+        else:
+            self._received += max(0, available - fetch.latest)
+        fetch.latest = available
+        if now - self._window >= _WINDOW:
+            self._rates.append((now, self._received / (now - self._window)))
+            self._window, self._received = now, 0
 
     def __len__(self) -> int:
         return len(self._fetches)
 
     def best_rate(self) -> float | None:
-        """Return the best rate that was measured in the last seconds, in bytes per second.
+        """Return the best rate of all fetches together that was measured in the last seconds, in bytes per second.
 
         Returns:
             The rate. 0 if upstream has sent only small content, which shows no rate; None if it has sent nothing.
@@ -182,4 +196,4 @@ class UpstreamFetches:
         """Forget fetches that do not grow. Call it about every second."""
         idle = self._clock() - _IDLE_TIME
         for key in [key for key, fetch in self._fetches.items() if fetch.grew <= idle]:
-            del self._fetches[key]
+            self.end(key)
