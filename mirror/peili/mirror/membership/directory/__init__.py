@@ -4,7 +4,8 @@
 
 Each host asks the homes, and reports to them:
 
-- `homes` computes which members are the homes of a key, from the ids that `members` knows.
+- `homes` computes which members are the homes of a key, from the ids that `members` knows. `member_search` says when to
+  look for members again because an unknown host has spoken.
 - `publisher` reports the keys of this host. `claiming` asks where this host gets a key. `leases` has what was granted,
   and reports what becomes of it. `home_client` sends all these messages.
 - `upstream_rates` knows what the runtime of this host fetches from upstream. `takeover` tells homes of it.

@@ -13,6 +13,7 @@ from peili.mirror.membership.directory.home import Home
 from peili.mirror.membership.directory.home_client import FIRST_ANSWER, HomeClient
 from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_of
 from peili.mirror.membership.directory.leases import Leases
+from peili.mirror.membership.directory.member_search import MemberSearch
 from peili.mirror.membership.directory.members import MemberIds
 from peili.mirror.membership.directory.publisher import Publisher
 from peili.mirror.membership.directory.takeover import Takeover
@@ -35,8 +36,6 @@ _SECOND_ANSWER = 0.05
 """Seconds to wait for the other home after the first answer."""
 _USELESS_TIME = 2.0
 """Seconds for which a home that knows less than half of the members is not asked."""
-_SEARCH_INTERVAL = 0.25
-"""The least number of seconds between two searches for members after a message from an unknown host."""
 _MESSAGES_PER_SECOND = 10
 """How many messages a home receives from all members together. With more members, each sends less often."""
 _MAX_INTERVAL = 600.0
@@ -88,20 +87,23 @@ class Directory:
         self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream)
         self.claiming = Claiming(tasks, self._client, self.leases, self._homes_of)
         self._takeover = Takeover(tasks, self._client, self._upstream, self._first_home)
-        self._next_search = 0.0
+        self._search = MemberSearch(self._look_for_members, lambda: health.version, context.limits.backoff_max)
         self._homes = HomeSet(frozenset())
         self._candidates: frozenset[str] | None = None
         self._useless: dict[str, float] = {}  # homes that are not asked until this time
 
     async def run(self) -> None:
         """Follow the members until cancelled."""
-        while True:
-            changed = self._health.changes.next_change
-            self._update()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_UPDATE_INTERVAL if self._health.members() else None):
-                    await changed.wait()
-            await asyncio.sleep(_GATHER_TIME)
+        try:
+            while True:
+                changed = self._health.changes.next_change
+                self._update()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_UPDATE_INTERVAL if self._health.members() else None):
+                        await changed.wait()
+                await asyncio.sleep(_GATHER_TIME)
+        finally:
+            self._search.close()
 
     def advertise(self, have: Collection[StoreEvent]) -> None:
         """Record that this host has these keys, and report it to their homes."""
@@ -137,11 +139,11 @@ class Directory:
 
         It may be a member that has just started. Until this host knows its id, the two choose different homes.
         """
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_search:
-            self._next_search = now + _SEARCH_INTERVAL
-            self._health.probe_dead()
-            self.members.ask_now()
+        self._search.run()
+
+    def _look_for_members(self) -> None:
+        self._health.probe_dead()
+        self.members.ask_now()
 
     async def find(self, key: Key) -> tuple[list[Holder], list[Peer]]:
         """Ask the homes of `key` who has it.
