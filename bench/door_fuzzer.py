@@ -1,9 +1,11 @@
 """Fuzzes doors with atheris, as a process of its own: `python -m bench.door_fuzzer DOOR,… FOLDER [OPTIONS]`.
 
-OPTIONS are those of libFuzzer, such as ``-max_total_time=60``. FOLDER gets the stores, the corpora and the output, in
-DOOR.log. Each input is sent to the door on a new connection, with a good request behind it. An input is a fault
-if the connection stays open, if a status is 500 or the like, if anything is logged as an error, if a response contains
-a path of this host, or if the door does not answer afterwards.
+A DOOR is ``local``, ``peer``, ``peer-tls`` (inside mutual TLS) or ``peer-records`` (wrong records of TLS). OPTIONS are
+those of libFuzzer, such as ``-max_total_time=60``. FOLDER gets the stores, the corpora and the output, in DOOR.log.
+Each input is sent to the door on a new connection, with a good request behind it (door_clients.py). An input is a fault
+if the connection stays open, if a status is 500 or the like, if anything is logged as an error, or if a response
+contains a path of this host. After some inputs, the door must answer a good request, and the process must have no more
+open files and tasks than before.
 
 libFuzzer ends its process, so each door is fuzzed by a child, one after the other. When a child has ended, a line has
 the door and the exit code.
@@ -16,12 +18,16 @@ import importlib
 import logging
 import os
 import re
-import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tests.support.certificates import make_certificate
+
+from bench.door_clients import PATIENCE, DoorClient, Fault, PlainClient, RecordClient, TlsClient
 
 atheris: Any = importlib.import_module("atheris")  # it has no types, and no wheels for some versions of Python
 
@@ -29,26 +35,25 @@ with atheris.instrument_imports(include=["peili.mirror"]):
     from peili.mirror import Limits, Mirror, Peer, serve
     from peili.mirror.resolvers import LocalResolver
     from peili.mirror.testing import make_layout
+    from peili.mirror.tls.peer_certificates import PeerCertificates
     from peili.routers.static import StaticRouter
     from peili.stores.oci_layout import OciLayoutStore
 
-_LAST = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _STATUS = re.compile(rb"(?:\A|\n|\})HTTP/1\.[01] ([0-9]{3}) ")
-_PATIENCE = 20.0
 _CONTROL = 200
-"""After so many inputs, the door must answer a good request."""
-_LIMITS = Limits(header_timeout=0.2, reader_timeout=2, lookup_timeout=0.5, first_byte_timeout=0.5, wait_timeout=0.5)
-
-
-class Fault(Exception):
-    """The door has broken a rule."""
+"""After so many inputs, the door must answer a good request, and nothing may be left of the others."""
+_SPARE = 8
+"""How many more files and tasks the process may have then than in the beginning."""
+_LIMITS = Limits(
+    header_timeout=0.2, reader_timeout=2, lookup_timeout=0.5, first_byte_timeout=0.5, wait_timeout=0.5, connections=64
+)
 
 
 class DoorUnderTest:
     """A mirror in a thread.
 
     Args:
-        door: ``local`` or ``peer``.
+        door: See the module.
         folder: Where the store is.
     """
 
@@ -56,41 +61,62 @@ class DoorUnderTest:
         self.path = str(folder)
         self.errors: list[str] = []
         self._ready = threading.Event()
-        self.port = 0
         self._door = door
+        self._port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.image = make_layout(folder / "layout", layers=[300, 100_000], tags=["registry.example/demo:v1"])
+        self._certificate = make_certificate(folder / "trusted") if door.startswith("peer-") else None
         handler = logging.Handler(logging.ERROR)
         handler.emit = lambda record: self.errors.append(record.getMessage())  # type: ignore[method-assign]
         for name in ("peili", "asyncio", "uvicorn"):
             logging.getLogger(name).addHandler(handler)
         threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True).start()
-        if not self._ready.wait(_PATIENCE):
+        if not self._ready.wait(PATIENCE):
             raise Fault("the door does not start")
+        self.client = self._client(folder)
+        self.check_answers()
+        self._most_left = self._left() + _SPARE
 
     async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
         router = StaticRouter([Peer("h1", ("http://127.0.0.1:9",))])
         store = OciLayoutStore(self.image.path)
-        mirror = Mirror(store, router, LocalResolver(), identity="h0", insecure=True, limits=_LIMITS)
+        certificate = self._certificate
+        tls = None if certificate is None else PeerCertificates(certificate.ca, certificate.cert, certificate.key)
+        mirror = Mirror(
+            store, router, LocalResolver(), identity="h0", insecure=tls is None, peer_tls=tls, limits=_LIMITS
+        )
         async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
-            await mirror.wait_ready(_PATIENCE)
+            await mirror.wait_ready(PATIENCE)
             [address] = serving.local_addresses if self._door == "local" else serving.peer_addresses
-            self.port = int(address.rpartition(":")[2])
+            self._port = int(address.rpartition(":")[2])
             self._ready.set()
             await asyncio.Event().wait()
 
-    def exchange(self, data: bytes) -> bytes:
-        """Send `data` on a new connection, and return all bytes until it is closed. Raises Fault if it stays open."""
-        received = bytearray()
-        with socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE) as connection:
-            try:
-                connection.sendall(data)
-                while piece := connection.recv(1 << 16):
-                    received += piece
-            except TimeoutError as error:
-                raise Fault("the connection stays open") from error
-            except ConnectionError:
-                pass
-        return bytes(received)
+    def _client(self, folder: Path) -> DoorClient:
+        if self._certificate is None:
+            return PlainClient(self._port)
+        if self._door == "peer-tls":
+            return TlsClient(self._port, self._certificate)
+        return RecordClient(self._port, self._certificate, make_certificate(folder / "foreign"))
+
+    def check_answers(self) -> None:
+        """Raise Fault if the door answers no good request. A busy machine may need several attempts."""
+        end = time.monotonic() + PATIENCE
+        while not self.client.get().startswith(b"HTTP/1.1 200 "):
+            if time.monotonic() > end:
+                raise Fault("the door does not answer a good request")
+
+    def check_left(self) -> None:
+        """Raise Fault if connections or tasks are left of earlier inputs."""
+        end = time.monotonic() + PATIENCE
+        while (left := self._left()) > self._most_left:
+            if time.monotonic() > end:
+                raise Fault(f"{left} files and tasks, instead of {self._most_left}")
+            time.sleep(0.05)
+
+    def _left(self) -> int:
+        return len([*Path("/proc/self/fd").iterdir()]) + len(asyncio.all_tasks(self._loop))
 
 
 def seeds(image: Any) -> list[bytes]:
@@ -118,14 +144,14 @@ def fuzz(door: str, folder: Path, options: list[str]) -> None:
     under_test = DoorUnderTest(door, folder)
     corpus = folder / "corpus"
     corpus.mkdir()
-    for number, seed in enumerate(seeds(under_test.image)):
+    for number, seed in enumerate(under_test.client.seeds(seeds(under_test.image))):
         (corpus / f"seed-{number}").write_bytes(seed)
     count = 0
 
     def check(data: bytes) -> None:
         nonlocal count
         count += 1
-        received = under_test.exchange(data + b"\r\n\r\n" + _LAST)
+        received = under_test.client.exchange(data)
         statuses = [int(each) for each in _STATUS.findall(received)]
         if any(each >= 500 and each != 503 for each in statuses):
             raise Fault(f"statuses {statuses}")
@@ -133,8 +159,9 @@ def fuzz(door: str, folder: Path, options: list[str]) -> None:
             raise Fault("a response contains a path of this host")
         if under_test.errors:
             raise Fault(under_test.errors[0])
-        if count % _CONTROL == 0 and not under_test.exchange(_LAST).startswith(b"HTTP/1.1 200 "):
-            raise Fault("the door does not answer a good request")
+        if count % _CONTROL == 0:
+            under_test.check_answers()
+            under_test.check_left()
 
     all_options = ["-max_len=2000", "-timeout=60", f"-artifact_prefix={folder}/", *options]
     atheris.Setup([sys.argv[0], *all_options, str(corpus)], check)

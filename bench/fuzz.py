@@ -30,7 +30,13 @@ _HOSTS = [
     if isinstance(content, bytes) and name.endswith("hosts.toml")
 ]
 _CHOICES = ((), (), ("r.example",), ("docker.io", "*"))
-_DOORS = ("local", "peer")
+_DOORS = {
+    "local": "local door",
+    "peer": "peer door",
+    "peer-tls": "peer door inside TLS",
+    "peer-records": "peer door, records of TLS",
+}
+"""What door_fuzzer.py fuzzes, and its name for people."""
 _SHOWN = 10
 """The most faults that are printed for each editor."""
 
@@ -124,28 +130,28 @@ def has_atheris() -> bool:
 
 
 def _fuzz_doors(folder: Path, arguments: argparse.Namespace) -> int:
-    """Let atheris send inputs to both doors, if it is installed. Return at how many doors it has found a fault."""
+    """Let atheris fuzz the doors, if it is installed. Return for how many of `_DOORS` it has found a fault."""
     if not has_atheris():
-        for door in _DOORS:
-            print(f"{door} door: not tested, because atheris is not installed", flush=True)
+        for name in _DOORS.values():
+            print(f"{name}: not tested, because atheris is not installed", flush=True)
         return 0
     bound = f"-max_total_time={arguments.seconds:.0f}" if arguments.seconds else "-runs=50"
     seed = f"-seed={arguments.seed % 2**31 or 1}"
     command = [sys.executable, "-m", "bench.door_fuzzer", ",".join(_DOORS), str(folder), bound, seed]
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
     right = {line.split()[0] for line in done.stdout.splitlines() if line.split()[1:] == ["0"]}
-    return sum(not _show_door(door, folder, done, ended_well=door in right) for door in _DOORS)
+    logs = {door: folder / f"{door}.log" for door in _DOORS}
+    return sum(not _show_door(_DOORS[door], log, done, ended_well=door in right) for door, log in logs.items())
 
 
-def _show_door(door: str, folder: Path, done: subprocess.CompletedProcess[str], *, ended_well: bool) -> bool:
+def _show_door(name: str, file: Path, done: subprocess.CompletedProcess[str], *, ended_well: bool) -> bool:
     """Print what the fuzzer found at a door. Return whether it was no fault."""
-    file = folder / f"{door}.log"
     output = file.read_text(errors="replace") if file.exists() else done.stderr
     count = re.search(r"^Done (\d+) runs", output, re.MULTILINE)
     if ended_well and count is not None:
-        print(f"{door} door: {int(count[1]):,} inputs, 0 faults", flush=True)
+        print(f"{name}: {int(count[1]):,} inputs, 0 faults", flush=True)
         return True
-    print(f"{door} door: a fault", flush=True)
+    print(f"{name}: a fault", flush=True)
     print(output[-4000:], file=sys.stderr)
     return False
 
