@@ -33,5 +33,6 @@ a large transfer is measured, its digest is checked once.
 
 ``python -m bench fuzz [--seconds N] [--seed N]`` measures nothing. It passes random files to the editors of hosts.toml,
 registries.yaml and Talos's documents (bench/fuzz.py), and fails if an editor breaks one of its rules. Then atheris
-sends inputs to both doors (bench/door_fuzzer.py). ``make bench`` does this after a full run, for 30 seconds each.
+sends inputs to both doors, and to the peer door also inside mutual TLS and as wrong records of TLS
+(bench/door_fuzzer.py). ``make bench`` does this after a full run, for 30 seconds each.
 """

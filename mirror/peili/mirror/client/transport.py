@@ -337,20 +337,26 @@ class TlsTransport(Transport):
         Raises:
             OSError: A record is wrong. The bytes before it are returned first. Then each call raises it.
         """
-        count = 0
+        if self._error is not None:
+            raise self._error
+        if self._has_ended:
+            return 0
+        count, size, read = 0, len(buffer), self._read  # each turn of the loop decrypts only one record
         try:
-            while count < len(buffer) and not self._has_ended and self._error is None:
-                more = self._read(len(buffer) - count, buffer[count:])
+            while count < size:
+                more = read(size, buffer[count:])
+                if not more:
+                    self._has_ended = True
+                    break
                 count += more
-                self._has_ended = not more
         except ssl.SSLWantReadError:
             return count or None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # the length of a response shows whether its end is missing
             self._has_ended = True
         except ssl.SSLError as error:
             self._error = error
-        if self._error is not None and not count:
-            raise self._error
+            if not count:
+                raise
         return count
 
     def _take(self, received: bytes | memoryview) -> None:

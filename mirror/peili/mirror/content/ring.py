@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 
 from peili.mirror.limits import KIB, MIB, Limits
+from peili.mirror.support.memory import new_memory
 
 _SMALLEST = MIB
 """A ring for large content has at least this many bytes. A runtime's file is up to 2 MiB behind what it received."""
@@ -25,8 +25,7 @@ class ContentRing:
     """
 
     def __init__(self, capacity: int, start: int) -> None:
-        # An anonymous mapping and not the heap: it takes memory when bytes arrive, and gives it back when it is freed.
-        self._memory = memoryview(bytearray(capacity) if capacity < _SMALL else mmap.mmap(-1, capacity))
+        self._memory = memoryview(bytearray(capacity)) if capacity < _SMALL else new_memory(capacity)
         self._first = start
         self.stop = start
 

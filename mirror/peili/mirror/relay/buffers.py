@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from peili.mirror.errors import NotFound
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.memory import new_memory
 
 RING_LENGTH = 5
 """The number of buffers of one transfer: one each that is sent, withheld, hashed and read, and a spare one."""
@@ -81,8 +81,7 @@ class BufferPool:
         )
         size = max(_SMALLEST_BUFFER, share // KIB * KIB)
         if not size <= len(buffer) * 2 <= 2 * size:  # down to half, so that a new ring does not replace all buffers
-            # An anonymous mapping and not the heap: the system gets its memory back when the transfer ends.
-            buffer = memoryview(mmap.mmap(-1, size))
+            buffer = new_memory(size)
         self._available -= len(buffer)
         return buffer
 

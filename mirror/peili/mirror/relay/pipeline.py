@@ -8,7 +8,6 @@ memory of one bounded `BufferPool`. The memory of a transfer is freed when the t
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -24,6 +23,7 @@ from peili.mirror.relay.hash_threads import HashThread
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import Piece, Verifier
 from peili.mirror.server.socket_writer import SocketWriter
+from peili.mirror.support.memory import new_memory
 
 if sys.platform == "linux":
     import fcntl
@@ -101,8 +101,8 @@ class CollectPipeline(Pipeline):
 
     def __init__(self, length: int, verifier: Verifier, thread: HashThread) -> None:
         self.data = b""
-        # A mapping takes memory only when bytes arrive, not already when a peer states their number.
-        self._buffer = memoryview(mmap.mmap(-1, length) if length else b"")
+        # It takes memory only when bytes arrive, not already when a peer states their number.
+        self._buffer = new_memory(length)
         self._filled = 0
         self._verifier = verifier
         self._thread = thread
