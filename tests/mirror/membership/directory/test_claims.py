@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.mirror.membership.directory.home import KEY, MIB, Home
 
 from peili.mirror import FailureReason, LeaseEnd
@@ -342,3 +343,21 @@ def test_the_uplinks_are_learnt_from_small_content_too() -> None:
     home.now += 0.5  # 2 MiB per second
     home.report("x", MIB, "root", "second", end=LeaseEnd.DONE)
     assert depth_of_the_next("third") == 12
+
+
+@pytest.mark.parametrize(("in_all", "depth"), [(1, 2), (5, 6)])
+def test_uplinks_are_shared_only_as_far_as_all_that_the_root_gets_leaves_them_free(in_all: int, depth: int) -> None:
+    """Else hosts that ask while another key takes most of the path to upstream would share uplinks for good."""
+    home, offsets = Home(), dict[str, int]()
+    home.has("holder", None, "before")
+    home.feeder("x", key="before")
+    home.now += 12.8  # 5 MiB per second
+    home.report("x", 64 * MIB, "holder", "before", end=LeaseEnd.DONE)
+    assert home.ask("a") == GoUpstream()
+    home.feeder("b")
+    advance(home, "ab", {"a": 1, "b": 1}, 2, offsets)
+    home.claims.learn_upstream("a", in_all * MIB)
+    depths = {"a": 0, "b": 1}
+    for host in "cdefg":
+        depths[host] = depths[home.feeder(host)] + 1
+    assert max(depths.values()) == depth

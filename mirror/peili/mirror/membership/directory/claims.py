@@ -287,8 +287,14 @@ class Claims:
         return Need(fetcher, failed or fetcher.failed, self._fan_out(fetch, now), lagging_roots(fetch, now), now)
 
     def _fan_out(self, fetch: Fetch, now: float) -> int:
+        """Return how many hosts each host feeds.
+
+        A root may get this key slowly for now, because it shares the path with other keys, or has just begun. Others
+        would share uplinks for that as long as the key takes. So what the root gets in all counts.
+        """
         live = fetch.live_roots(now)
-        rates = [rate for each in live if (rate := each.rate_at(now))]
+        known = [max(each.rate_at(now) or 0.0, self._rates.upstream_of(each.host, now)) for each in live]
+        rates = [rate for rate in known if rate]
         sources = len(live) + len(fetch.hosts) - fetch.active
         links = self._rates.links(max(rates, default=None), now)
         return choose_fan_out(fetch.size, fetch.active, sources, links, self._limits.children)
