@@ -44,7 +44,8 @@ def scenarios(hosts: int) -> list[Scenario]:
     """Return what is simulated: with `hosts` hosts, or else with the numbers of the report."""
     if hosts:
         return [*normal(hosts), *faults(hosts)]
-    return [*normal(8), *normal(16), *normal(1000), *normal(10_000), *faults(1000)]
+    pulls = [each for number in (8, 16, 60, 100, 1000, 10_000) for each in normal(number)]
+    return [*pulls, *faults(1000)]
 
 
 if __name__ == "__main__":

@@ -42,6 +42,13 @@ def test_each_uplink_is_used_once_and_upstream_sends_one_copy(name: str) -> None
     assert np.all(outcome.uploads >= 0)
 
 
+def test_most_hosts_that_are_too_many_for_a_chain_are_done_as_early_as_in_one() -> None:
+    outcome = outcome_of("1 layer of 64 MiB", 90)
+    assert outcome.copies == pytest.approx(1.0)
+    assert np.median(outcome.times) < 1.25
+    assert outcome.times[-1] < 1.9
+
+
 def test_the_scenes_of_the_laboratory_count_packet_headers_and_longer_hops() -> None:
     times = [simulate(laboratory(hop)[0]).times[-1] for hop in (0.02, 0.2)]
     assert 1514 / 1448 < times[0] < times[1] < 1.3

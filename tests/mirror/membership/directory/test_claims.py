@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from tests.mirror.membership.directory.home import KEY, MIB, Home
 
@@ -158,6 +160,47 @@ def test_a_chain_has_an_end() -> None:
     for number in range(300):
         depths[str(number)] = depths[home.feeder(str(number), size=10**12)] + 1
     assert max(depths.values()) <= 64
+
+
+def test_hosts_that_are_too_many_for_a_chain_share_only_uplinks_far_from_the_root() -> None:
+    home = Home()
+    home.ask("0")
+    feeders = [home.feeder(str(number)) for number in range(1, 90)]
+    counts = Counter(feeders)
+    assert [counts[str(number)] for number in range(50)] == [1] * 50
+    assert max(counts.values()) == 2
+
+
+def test_hosts_that_share_an_uplink_move_to_whole_holders_that_are_free() -> None:
+    home = Home()
+    home.ask("0")
+    feeders = {str(number): home.feeder(str(number)) for number in range(1, 90)}
+    crowded = {host for host, feeder in feeders.items() if [*feeders.values()].count(feeder) == 2}
+    home.now += 1
+    home.has("0", 32 * MIB)
+    for host, feeder in feeders.items():
+        home.report(host, 32 * MIB, feeder)
+    for host in ("holder", "another"):
+        home.has(host, None)
+    home.now += 1
+    home.claims.expire()
+    told = {host for host, feeder in feeders.items() if home.report(host, 33 * MIB, feeder) == [KEY]}
+    assert len(told) == 2
+    assert told < crowded
+    assert {home.feeder(host, 33 * MIB) for host in told} == {"holder", "another"}
+    home.now += 1
+    assert not any(home.report(host, 34 * MIB, feeders[host]) for host in feeders.keys() - told)
+
+
+def test_hosts_do_not_leave_their_zone_for_a_whole_holder() -> None:
+    home = Home({str(number): "west" for number in range(90)} | {"holder": "east"})
+    home.ask("0")
+    feeders = {str(number): home.feeder(str(number)) for number in range(1, 90)}
+    home.now += 1
+    home.has("holder", None)
+    home.has("0", 32 * MIB)
+    home.claims.expire()
+    assert not any(home.report(host, 32 * MIB, feeder) for host, feeder in feeders.items())
 
 
 def test_a_slow_host_feeds_nobody_and_moves_to_the_end() -> None:

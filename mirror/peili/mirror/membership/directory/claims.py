@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from peili.mirror.errors import FailureReason
 from peili.mirror.limits import KIB, Limits
-from peili.mirror.membership.directory.fan_out import choose_fan_out
+from peili.mirror.membership.directory.fan_out import Shape, choose_shape
 from peili.mirror.membership.directory.feeders import Need, choose_in_flight, choose_whole
 from peili.mirror.membership.directory.fetch_table import FetchTable
 from peili.mirror.membership.directory.fetcher import Fetcher
@@ -277,17 +278,32 @@ class Claims:
                     root.is_slow = True
                     fetch.arrange(root.host)
                 fetch.supersede(promoted)
+        self._use_free_holders(fetch, now)
         for bad in (*lagging_roots(fetch, now), *dead_roots(fetch, now)):
             self._move(fetch, fetch.children.get(bad, ()), now)
         for slow in [each for each in fetch.slow_hosts() if each.is_moved_last and not fetch.children.get(each.host)]:
             slow.is_moved_last = False
             self._move(fetch, [slow.host], now)
 
-    def _need(self, fetch: Fetch, fetcher: Fetcher, now: float, failed: Collection[str] = ()) -> Need:
-        return Need(fetcher, failed or fetcher.failed, self._fan_out(fetch, now), lagging_roots(fetch, now), now)
+    def _use_free_holders(self, fetch: Fetch, now: float) -> None:
+        """Let hosts ask again that share an uplink with others, as many as there are whole holders that feed nobody."""
+        free = fetch.count_free_holders()
+        if not free:
+            return
+        free -= sum(each.is_superseded for each in fetch.hosts.values())  # they will ask for one soon
+        need: Need | None = None
+        for each in fetch.sharing()[: max(free, 0)]:
+            need = self._need(fetch, each, now) if need is None else replace(need, fetcher=each, failed=each.failed)
+            feeder, found = fetch.hosts[each.feeders[0]], choose_whole(fetch, need, 1)
+            is_as_near = bool(found) and (found[0].zone == each.zone or feeder.zone != each.zone)
+            if is_as_near and not fetch.children.get(found[0].host):
+                fetch.supersede(each)
 
-    def _fan_out(self, fetch: Fetch, now: float) -> int:
-        """Return how many hosts each host feeds.
+    def _need(self, fetch: Fetch, fetcher: Fetcher, now: float, failed: Collection[str] = ()) -> Need:
+        return Need(fetcher, failed or fetcher.failed, self._shape(fetch, now), lagging_roots(fetch, now), now)
+
+    def _shape(self, fetch: Fetch, now: float) -> Shape:
+        """Return how hosts are to feed each other.
 
         A root may get this key slowly for now, because it shares the path with other keys, or has just begun. Others
         would share uplinks for that as long as the key takes. So what the root gets in all counts.
@@ -297,7 +313,7 @@ class Claims:
         rates = [rate for rate in known if rate]
         sources = len(live) + len(fetch.hosts) - fetch.active
         links = self._rates.links(max(rates, default=None), now)
-        return choose_fan_out(fetch.size, fetch.active, sources, links, self._limits.children)
+        return choose_shape(fetch.size, fetch.active, sources, links, self._limits.children)
 
     def _kept(self, fetch: Fetch, need: Need) -> Grant | None:
         """Return the answer that the host has already, if it is still good."""

@@ -13,12 +13,16 @@ MAX_DEPTH = 64
 """How many hops a host is from its root at most."""
 DEFAULT_SIZE = 16 * 1024 * 1024
 """The size of content in bytes as long as nobody has said it."""
-_UPLINK = 40e6
+UPLINK = 40e6
 """The uplink of a host in bytes per second as long as none was measured: about as far from 100 Mbit/s as from 1 Gbit/s.
 If an uplink is taken for faster than it is, large content takes several times as long. If it is taken for slower, small
 content has a few more hops."""
+_AT_ONCE = 3
+"""How many layers a runtime fetches at once: they share that uplink. A measured rate is that of one layer already."""
 _HOP = 0.02
 """The delay of a hop in seconds as long as none was measured."""
+_CHAIN_FACTOR = 1.5
+"""A chain is still good if its last host takes this many times as long as in a tree: most others are done earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +30,47 @@ class Links:
     """What is known about the network.
 
     Attributes:
-        uplink: The slowest uplink of the hosts that feed others, in bytes per second.
+        uplink: What one content gets of the slowest uplink of the hosts that feed others, in bytes per second.
         hop: The delay in seconds that one hop adds.
         upstream: The rate in bytes per second at which the roots receive the content; None if it is not known.
     """
 
-    uplink: float = _UPLINK
+    uplink: float = UPLINK / _AT_ONCE
     hop: float = _HOP
     upstream: float | None = None
 
 
-def choose_fan_out(size: int | None, hosts: int, sources: int, links: Links, most: int) -> int:
-    """Return how many hosts one host feeds at the same time.
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How hosts are to feed each other.
+
+    Attributes:
+        children: How many hosts one host feeds at the same time.
+        is_capped: Whether there are too many hosts for a chain, which would be good otherwise. Then those far from the
+            root feed several hosts first, so that those before them have a whole uplink each.
+    """
+
+    children: int
+    is_capped: bool
+
+
+def choose_shape(size: int | None, hosts: int, sources: int, links: Links, most: int) -> Shape:
+    """Return the shape in which the last host is done first.
 
     Args:
         size: The size of the content in bytes, if it is known.
         hosts: How many hosts are to be fed.
         sources: How many roots and whole holders they are fed from.
         links: What is known about the network.
-        most: The greatest number to return.
-
-    Returns:
-        The number, from 1 to `most`, that makes the time until the last host is done the shortest.
+        most: The greatest number of children to return.
     """
     each = -(-max(1, hosts) // max(1, sources))  # the hosts of one source
-    numbers = [k for k in range(1, most + 1) if depth_of(k, each) <= MAX_DEPTH] or [most]
-    return min(numbers, key=lambda k: finish_time(k, size or DEFAULT_SIZE, each, links))
+
+    def seconds(k: int) -> float:
+        return finish_time(k, size or DEFAULT_SIZE, each, links)
+
+    children = min((k for k in range(1, most + 1) if depth_of(k, each) <= MAX_DEPTH), key=seconds, default=most)
+    return Shape(children, depth_of(1, each) > MAX_DEPTH and seconds(1) <= _CHAIN_FACTOR * seconds(children))
 
 
 def finish_time(k: int, size: int, hosts: int, links: Links) -> float:

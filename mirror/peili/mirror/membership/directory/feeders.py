@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from peili.mirror.membership.directory.fan_out import MAX_DEPTH
+from peili.mirror.membership.directory.fan_out import MAX_DEPTH, Shape
 from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.fetches import Fetch
 
@@ -25,14 +25,14 @@ class Need:
     Attributes:
         fetcher: The host.
         failed: Hosts that it can't use.
-        fan_out: How many hosts one host feeds.
+        shape: How hosts are to feed each other.
         lagging: Roots that another one has overtaken.
         now: The time.
     """
 
     fetcher: Fetcher
     failed: Collection[str]
-    fan_out: int
+    shape: Shape
     lagging: Collection[str]
     now: float
 
@@ -61,7 +61,7 @@ def choose_in_flight(fetch: Fetch, need: Need) -> Fetcher | None:
     """Return the host from which the needy one gets its further bytes; None if there is none.
 
     That host has bytes that the other one lacks, or a live root. It does not get its own bytes through the other one.
-    Only if no host feeds fewer than ``need.fan_out`` hosts, one that feeds more is returned. It may be a whole holder.
+    Only if no host feeds fewer than its share of hosts, one that feeds more is returned. It may be a whole holder.
     """
     fetcher = need.fetcher
     below, height = fetch.below(fetcher.host)
@@ -84,7 +84,7 @@ def _candidates(fetch: Fetch, need: Need, height: int) -> Iterator[Fetcher]:
     depths = range(MAX_DEPTH + 1 - height)
     orders = (fetch.open_feeders(*order) for order in _orders(need, depths))
     # If all hosts have their share of children, one far from its root gets another one: that costs the fewest hosts.
-    full = fetch.open_feeders(None, depths[::-1], range(need.fan_out, fetch.most))
+    full = fetch.open_feeders(None, depths[::-1], range(need.shape.children, fetch.most))
     slow = (each for each in fetch.hosts.values() if each.is_slow and _could_feed(fetch, each))
     return chain(*orders, full, _current(fetch, need), slow)
 
@@ -96,9 +96,15 @@ def _current(fetch: Fetch, need: Need) -> list[Fetcher]:
 
 
 def _orders(need: Need, depths: range) -> list[tuple[str | None, range, range]]:
-    """Return in which order hosts are looked at: those of the same zone first."""
+    """Return in which order hosts are looked at: those of the same zone first, then those nearest to a root.
+
+    If there are too many hosts for a chain, those far from a root come first, and of them those that feed nobody.
+    """
     zones = (need.fetcher.zone, None) if need.fetcher.zone else (None,)
-    return [(zone, depths, range(need.fan_out)) for zone in zones]
+    loads = range(need.shape.children)
+    if need.shape.is_capped:
+        return [(zone, depths[::-1], range(load, load + 1)) for zone in zones for load in loads]
+    return [(zone, depths, loads) for zone in zones]
 
 
 def _could_feed(fetch: Fetch, fetcher: Fetcher) -> bool:
@@ -116,6 +122,6 @@ def _rank(fetch: Fetch, need: Need, feeder: Fetcher) -> _Rank | None:
     missing = 0 if feeder.is_whole else fetcher.offset - feeder.offset
     # A slow host rather waits than takes a share of an uplink that others need.
     is_soon = missing <= 0 or fetcher.is_slow or missing <= _BEHIND_TIME * (feeder.rate or 0.0)
-    is_free = fetch.load(feeder.host) < need.fan_out
+    is_free = fetch.load(feeder.host) < need.shape.children
     kind = {(True, True): 0, (False, True): 1, (True, False): 2, (False, False): 3}[is_free, is_soon]
     return feeder.is_slow, not is_live, feeder.root in need.lagging, kind

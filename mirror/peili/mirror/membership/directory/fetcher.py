@@ -159,6 +159,11 @@ class Fetcher:
         return self.has_content and not self.is_silent and not self.is_slow
 
     @property
+    def takes_share(self) -> bool:
+        """Whether it takes a full share of its feeder's uplink, as far as this is known."""
+        return not (self.is_superseded or self.is_silent or self.is_slow)
+
+    @property
     def has_content(self) -> bool:
         """Whether it may show others what it has."""
         return self.is_whole or (self.can_share and not self.is_barred)

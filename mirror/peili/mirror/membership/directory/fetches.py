@@ -163,8 +163,21 @@ class Fetch:
         for child in self.children.get(host, ()):
             fetcher = self.hosts.get(child)
             if fetcher is not None and fetcher.feeders[0] == host:  # a host with several reads most from the first
-                count += not (fetcher.is_superseded or fetcher.is_silent or fetcher.is_slow)
+                count += fetcher.takes_share
         return count
+
+    def count_free_holders(self) -> int:
+        """Return how many whole holders feed nobody, and can."""
+        return len(self._places.get((None, 0, 0), ()))
+
+    def sharing(self) -> list[Fetcher]:
+        """Return hosts that share their feeder's uplink with one that has it longer, the nearest to a root first."""
+        found: list[Fetcher] = []
+        for feeder in self.children.keys() & self.hosts.keys():
+            if self.load(feeder) > 1:
+                children = (self.hosts[each] for each in self.children[feeder] if each in self.hosts)
+                found += [each for each in children if each.takes_share][1:]
+        return sorted(found, key=lambda each: each.depth)
 
     def arrange(self, host: str) -> None:
         """Note whether `host` can feed a further host. Called after each change that this depends on."""

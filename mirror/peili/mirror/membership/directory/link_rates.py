@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
-from peili.mirror.membership.directory.fan_out import Links
+from peili.mirror.membership.directory.fan_out import UPLINK, Links
 from peili.mirror.support.newest import put_newest
 
 _VALID_TIME = 120.0
@@ -129,7 +129,7 @@ class LinkRates:
     def possible_uplink(self, now: float) -> float:
         """Return the rate that links can have: what was measured, or else what is usual."""
         limited = [rate for _, rate in _recent(self._limited, now, _VALID_TIME)]
-        return median(limited) if limited else max(Links().uplink, self.usual_uplink(now) or 0.0)
+        return median(limited) if limited else max(UPLINK, self.usual_uplink(now) or 0.0)
 
     def links(self, upstream: float | None, now: float) -> Links:
         """Return what is known now.
