@@ -12,6 +12,7 @@ from peili.stores.containerd.listing import (
     Blob,
     BlobCreated,
     ContainerdEvent,
+    ImageChanged,
     ImageDeleted,
     Listing,
     NamespaceChanged,
@@ -42,8 +43,8 @@ def content_event(topic: str, digest: str = DIGEST) -> pb.Envelope:
     [
         (image_event("/images/delete"), ImageDeleted("ours", DEMO)),
         (image_event("/images/delete", "sha256:no-tag"), NamespaceChanged("ours")),
-        (image_event("/images/create"), NamespaceChanged("ours")),
-        (image_event("/images/update"), NamespaceChanged("ours")),
+        (image_event("/images/create"), ImageChanged("ours", DEMO)),
+        (image_event("/images/update"), ImageChanged("ours", DEMO)),
         (content_event("/content/create"), BlobCreated("ours", DIGEST, 9)),
         (content_event("/content/create", "blake3:00"), NamespaceChanged("ours")),
         (content_event("/content/delete"), NamespaceChanged("ours")),

@@ -10,8 +10,10 @@ If the directory can't be read, only a list shows new blobs, so the intervals st
 containerd ≥ 1.7 creates the directory with the first blob, and a mount may come later. So the follower checks the
 directory as often as its modification times, and uses it as soon as it is there.
 
-Two events take effect at once: a deleted image, and (containerd ≥ 2.1) a created blob. The result of a list may be
-older than the events that arrive during the list, so these are applied to the result.
+A list takes a while, and hosts rely on what a host says that it has. So three changes take effect at once: an image was
+deleted, a blob is complete, a tag means something else. Events do not say enough about the last two; recent.py asks
+containerd about these blobs and images. The result of a list may be older than the changes that were noticed during the
+list, so these are applied to the result.
 """
 
 from __future__ import annotations
@@ -20,28 +22,31 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peili.mirror import Gone, Have, Inventory, PeiliError, StoreUnavailable
+from peili.mirror import Broadcast, Digest, Gone, Have, Inventory, PeiliError, StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.content import Access, access_to
 from peili.stores.containerd.listing import (
     EVENT_FILTER,
     BlobCreated,
     ContainerdEvent,
+    ImageChanged,
     ImageDeleted,
+    ImageFound,
     Listing,
     parse_event,
 )
 from peili.stores.containerd.options import ContainerdOptions
+from peili.stores.containerd.recent import RecentChanges
 
 RECONNECT_DELAY = 0.5
 """Seconds between a lost connection and the next try."""
 CHECK_INTERVAL = 0.5
 """Seconds between two checks of the directories of blobs."""
-_MAX_EVENTS = 1024  # events kept during a list; further ones wait in the connection
+_MAX_EVENTS = 1024  # changes kept during a list; further ones wait
 
 FIRST_INTERVAL = 1.0
 """Seconds between a change and the second list after it. Each further interval is twice as long."""
@@ -80,6 +85,10 @@ class ContainerdFollower:
         self._inventory = inventory
         self._log = log
         self._last_line: str | None = None
+        self._schedule = ListSchedule(is_polling=True)
+        self._list_requested = asyncio.Event()
+        self._list_ended = Broadcast()
+        self._during_list: list[ContainerdEvent] | None = None  # the events since the list began that is being made
 
     async def run(self) -> None:
         """Follow containerd until cancelled."""
@@ -98,13 +107,15 @@ class ContainerdFollower:
     async def _follow_connection(self) -> str:
         """Follow until containerd no longer answers. Returns the reason."""
         reason = ""
+        self._schedule = ListSchedule(is_polling=self.content_root is None)
+        recent = RecentChanges(self._api, self._handle, self._update_namespaces, self._is_listed)
         try:
             async with asyncio.TaskGroup() as tasks:
-                events = asyncio.Queue[ContainerdEvent](_MAX_EVENTS)
-                tasks.create_task(self._receive_events(events))
+                tasks.create_task(self._receive_events(recent))
                 self.expected_root = self._options.content_path or await self._api.content_root()
                 self._check_access()
-                await self._list_repeatedly(events)
+                tasks.create_task(recent.run(self.expected_root))
+                await self._list_repeatedly()
         except* PeiliError as errors:
             reason = str(errors.exceptions[0])
         # Before Python 3.13, a task group loses a cancellation that comes while it ends because of an error.
@@ -112,52 +123,86 @@ class ContainerdFollower:
             raise asyncio.CancelledError
         return reason
 
-    async def _receive_events(self, events: asyncio.Queue[ContainerdEvent]) -> None:
+    async def _receive_events(self, recent: RecentChanges) -> None:
         async for envelope in self._api.events(EVENT_FILTER):
-            await events.put(parse_event(envelope))
+            event = parse_event(envelope)
+            await self._handle(event)
+            match event:
+                case ImageChanged():
+                    recent.ask(event)
+                case ImageDeleted(namespace=namespace, reference=reference):
+                    recent.cancel(ImageChanged(namespace, reference))  # the answer may be older
+                case _:
+                    pass
         raise StoreUnavailable("containerd ended its stream of events")
 
-    async def _list_repeatedly(self, events: asyncio.Queue[ContainerdEvent]) -> None:
-        schedule = ListSchedule(is_polling=self.content_root is None)
+    async def _list_repeatedly(self) -> None:
         while True:
             self._check_access()
-            schedule.set_polling(is_polling=self.content_root is None)
+            self._schedule.set_polling(is_polling=self.content_root is None)
             mtimes = self._blob_mtimes()  # before the list, so that a change during the list causes another one
-            with schedule.time_list():
-                self.namespaces = self._options.namespaces or tuple(await self._api.namespaces())
-                listing = await Listing.read(self._api, self.namespaces, self.listing)
-            while not events.empty():
-                if listing.apply(events.get_nowait(), self.namespaces):
-                    schedule.request_list()
-            self.listing = listing
-            self._inventory.replace(listing.store_events())
+            with self._schedule.time_list():
+                await self._update_namespaces()
+                self.listing = await self._list()
+            self._inventory.replace(self.listing.store_events())
             self._set_connected()
-            await self._handle_events(schedule, events, mtimes)
+            await self._wait_until_due(mtimes)
 
-    async def _handle_events(
-        self, schedule: ListSchedule, events: asyncio.Queue[ContainerdEvent], mtimes: tuple[int, ...]
-    ) -> None:
-        """Handle events and changed modification times until the next list is due."""
-        while not schedule.is_due():
+    async def _update_namespaces(self) -> Collection[str]:
+        """Return the served namespaces. containerd creates one with its first blob, without an event."""
+        self.namespaces = self._options.namespaces or tuple(await self._api.namespaces())
+        return self.namespaces
+
+    async def _list(self) -> Listing:
+        """Return a list of everything, to which the events that came meanwhile were applied, too."""
+        during: list[ContainerdEvent] = []
+        self._during_list = during
+        try:
+            listing = await Listing.read(self._api, self.namespaces, self.listing)
+        finally:
+            self._during_list = None
+            self._list_ended.notify()
+        for event in during:
+            listing.apply(event, self.namespaces)
+        return listing
+
+    async def _wait_until_due(self, mtimes: tuple[int, ...]) -> None:
+        """Look at the modification times until the next list is due."""
+        while not self._schedule.is_due():
+            self._list_requested.clear()
             try:
-                async with asyncio.timeout(min(CHECK_INTERVAL, schedule.remaining())):
-                    event = await events.get()
+                async with asyncio.timeout(min(CHECK_INTERVAL, self._schedule.remaining())):
+                    await self._list_requested.wait()
             except TimeoutError:
                 self.refresh_access()
                 if self._blob_mtimes() != mtimes:
-                    schedule.request_list()
-                continue
-            if self.listing.apply(event, self.namespaces):
-                schedule.request_list()
-            self._publish(event)
+                    self._schedule.request_list()
+
+    async def _handle(self, event: ContainerdEvent) -> None:
+        """Handle an event. Those that come during a list wait if there are too many."""
+        while self._during_list is not None and len(self._during_list) >= _MAX_EVENTS:
+            await self._list_ended.next_change.wait()
+        if self._during_list is not None:
+            self._during_list.append(event)
+        if self.listing.apply(event, self.namespaces):
+            self._schedule.request_list()
+            self._list_requested.set()
+        self._publish(event)
+
+    def _is_listed(self, digest: Digest) -> bool:
+        return digest in self.listing.blobs
 
     def _publish(self, event: ContainerdEvent) -> None:
+        listing = self.listing
         match event:
             # Another namespace may still have the image.
-            case ImageDeleted(reference=reference) if reference not in self.listing.images:
+            case ImageDeleted(reference=reference) if reference not in listing.images:
                 self._inventory.update([Gone(reference)])
-            case BlobCreated(digest=digest) if digest in self.listing.blobs:
-                self._inventory.update([Have(digest, size=self.listing.blobs[digest].size)])
+            case BlobCreated(digest=digest) if digest in listing.blobs:
+                self._inventory.update([Have(digest, size=listing.blobs[digest].size)])
+            case ImageFound(reference=reference) if (image := listing.images.get(reference)) is not None:
+                if image.target.digest in listing.blobs:
+                    self._inventory.update([Have(reference, size=image.target.size, target=image.target.digest)])
             case _:
                 pass
 

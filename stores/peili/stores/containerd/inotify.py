@@ -6,39 +6,43 @@ import asyncio
 import ctypes
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from typing_extensions import override
+
 _MODIFY, _CLOSE_WRITE, _OPEN, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x8, 0x20, 0x40, 0x80, 0x100, 0x200
-_MASK = _MODIFY | _CLOSE_WRITE | _OPEN | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_CHANGES = _MODIFY | _CLOSE_WRITE | _OPEN | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 _EVENT = struct.Struct("iIII")  # number of the watch, mask, cookie, length of the name that follows
 _ONLYDIR, _OVERFLOW, _ISDIR = 0x01000000, 0x4000, 0x40000000
 _READ_SIZE = 65536
+MAX_ARRIVALS = 1024
+"""How many files that have appeared are remembered."""
 REOPEN_TIMEOUT = 5.0
 """Seconds after which a writer that has opened a file again has written something."""
 
 
-class DirectoryNotifier:
-    """Reports that something in the watched directories has changed, but not what. For use on one loop.
-
-    It also knows which files were closed by their writer (`closed_since`).
+class Inotify(ABC):
+    """Watches directories. For use on one loop.
 
     Nothing is reported if `is_active` is false: the system has no inotify, or this user has no instance left
     (``fs.inotify.max_user_instances``). Call `close` when done.
+
+    Args:
+        mask: The events that are reported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mask: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
+        self._mask = mask
         self._fd = _create_instance()
         self._watches: dict[Path, int] = {}
         self._directories: dict[int, Path] = {}
-        self._closed: dict[Path, float] = {}  # when each file was closed by its last writer
-        self._reopened: dict[Path, float] = {}  # of these, when each was opened again, perhaps only by a reader
-        self._expected = Counter[Path]()  # how often this process is about to open each file
         if self._fd is not None:
             self._loop.add_reader(self._fd, self._read_events)
 
@@ -57,7 +61,7 @@ class DirectoryNotifier:
         """
         if self._fd is None:
             return False
-        number = cast("int", _LIBC.inotify_add_watch(self._fd, os.fsencode(directory), _MASK | _ONLYDIR))
+        number = cast("int", _LIBC.inotify_add_watch(self._fd, os.fsencode(directory), self._mask | _ONLYDIR))
         if number >= 0:
             self._watches[directory] = number
             self._directories[number] = directory
@@ -68,13 +72,58 @@ class DirectoryNotifier:
         number = self._watches.pop(directory, None)
         if number is not None:
             self._directories.pop(number, None)
+        if self._fd is not None and number is not None:
+            _LIBC.inotify_rm_watch(self._fd, number)  # fails if the directory was removed, which ended the watch
+
+    async def wait(self, timeout: float) -> None:
+        """Wait for a change since the last call, for at most `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    def close(self) -> None:
+        """End all watches. Idempotent."""
+        if self._fd is not None:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = None
+
+    def _read_events(self) -> None:
+        """Read the events that are there."""
+        with suppress(BlockingIOError):
+            while self._fd is not None:
+                for number, mask, name in _parse_events(os.read(self._fd, _READ_SIZE)):
+                    directory = self._directories.get(number)
+                    self._note(mask, None if directory is None else directory / name)
+
+    @abstractmethod
+    def _note(self, mask: int, path: Path | None) -> None:
+        """Note an event about a file or directory; None if it is not known which one."""
+
+
+class DirectoryNotifier(Inotify):
+    """Reports that something in the watched directories has changed, but not what.
+
+    It also knows which files were closed by their writer (`closed_since`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_CHANGES)
+        self._closed: dict[Path, float] = {}  # when each file was closed by its last writer
+        self._reopened: dict[Path, float] = {}  # of these, when each was opened again, perhaps only by a reader
+        self._expected = Counter[Path]()  # how often this process is about to open each file
+
+    @override
+    def unwatch(self, directory: Path) -> None:
+        super().unwatch(directory)
         for files in (self._closed, self._reopened):
             for path in [path for path in files if path.parent == directory]:
                 del files[path]
         for path in [path for path in self._expected if path.parent == directory]:
             del self._expected[path]
-        if self._fd is not None and number is not None:
-            _LIBC.inotify_rm_watch(self._fd, number)  # fails if the directory was removed, which ended the watch
 
     def expect_open(self, path: Path) -> None:
         """Note that this process is about to open a file to read it. Call it before each time.
@@ -98,30 +147,7 @@ class DirectoryNotifier:
             return None
         return self._closed.get(path)
 
-    async def wait(self, timeout: float) -> None:
-        """Wait for a change since the last call, for at most `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
-        self._changed.clear()
-
-    def close(self) -> None:
-        """End all watches. Idempotent."""
-        if self._fd is not None:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = None
-
-    def _read_events(self) -> None:
-        """Read the events that are there. Those of changes wake `wait`."""
-        with suppress(BlockingIOError):
-            while self._fd is not None:
-                for number, mask, name in _parse_events(os.read(self._fd, _READ_SIZE)):
-                    directory = self._directories.get(number)
-                    self._note(mask, None if directory is None else directory / name)
-
+    @override
     def _note(self, mask: int, path: Path | None) -> None:
         if mask & ~(_OPEN | _ISDIR):
             self._changed.set()
@@ -141,6 +167,25 @@ class DirectoryNotifier:
         else:
             self._closed.pop(path, None)
         self._reopened.pop(path, None)
+
+
+class ArrivalNotifier(Inotify):
+    """Reports which files and directories appear in the watched directories, or were moved there."""
+
+    def __init__(self) -> None:
+        super().__init__(_MOVED_TO | _CREATE)
+        self._arrived: dict[Path, None] = {}
+
+    def take(self) -> list[Path]:
+        """Return what has appeared since the last call, at most `MAX_ARRIVALS`, the oldest first."""
+        arrived, self._arrived = [*self._arrived], {}
+        return arrived
+
+    @override
+    def _note(self, mask: int, path: Path | None) -> None:
+        self._changed.set()
+        if path is not None and len(self._arrived) < MAX_ARRIVALS:
+            self._arrived[path] = None
 
 
 def _parse_events(data: bytes) -> Iterator[tuple[int, int, str]]:

@@ -43,11 +43,28 @@ class ImageDeleted:
 
 @dataclass(frozen=True, slots=True)
 class BlobCreated:
-    """The event that a blob is complete. Only containerd ≥ 2.1 sends it."""
+    """The event that a blob is complete. Only containerd ≥ 2.1 sends it; else `RecentChanges` asks."""
 
     namespace: str
     digest: Digest
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChanged:
+    """The event that an image with a tag was created or updated. It does not say what the image is now."""
+
+    namespace: str
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFound:
+    """What a tag means now, as containerd answered when it was asked about one image."""
+
+    namespace: str
+    reference: Reference
+    target: Descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +74,7 @@ class NamespaceChanged:
     namespace: str
 
 
-ContainerdEvent: TypeAlias = ImageDeleted | BlobCreated | NamespaceChanged
+ContainerdEvent: TypeAlias = ImageDeleted | BlobCreated | ImageChanged | ImageFound | NamespaceChanged
 
 
 @dataclass(slots=True)
@@ -95,6 +112,11 @@ class Listing:
                 image = self.images.get(reference)
                 if image is not None and image.namespace == namespace:
                     del self.images[reference]
+                return True
+            case ImageFound(namespace, reference, target) if namespace in namespaces:
+                image = self.images.get(reference)
+                if image is None or not _is_before(image.namespace, namespace, namespaces):
+                    self.images[reference] = TaggedImage(target, namespace)
                 return True
             case _:
                 return not event.namespace or event.namespace in namespaces
@@ -144,6 +166,10 @@ def parse_event(envelope: pb.Envelope) -> ContainerdEvent:
                 reference = _parse_reference(pb.ImageEvent.FromString(envelope.event.value).name)
                 if reference is not None:
                     return ImageDeleted(envelope.namespace, reference)
+            case "/images/create" | "/images/update":
+                reference = _parse_reference(pb.ImageEvent.FromString(envelope.event.value).name)
+                if reference is not None:
+                    return ImageChanged(envelope.namespace, reference)
             case "/content/create":
                 event = pb.ContentEvent.FromString(envelope.event.value)
                 digest = _parse_digest(event.digest)
@@ -156,6 +182,11 @@ def parse_event(envelope: pb.Envelope) -> ContainerdEvent:
     except DecodeError:
         pass
     return NamespaceChanged(envelope.namespace)
+
+
+def _is_before(one: str, other: str, namespaces: Collection[str]) -> bool:
+    """Return whether `one` comes before `other` among the namespaces."""
+    return next((each for each in namespaces if each in {one, other}), other) == one != other
 
 
 def _parse_digest(text: str) -> Digest | None:
