@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
@@ -138,38 +137,25 @@ class WholeImages:
         if digest is None:
             return None
         async with turns:
-            if self._gate is None:
-                is_found = await has_whole(self._context, digest) or await self._is_at_peer(digest)
-            else:
-                is_found = await self._is_given(self._gate, target, digest, authorization)
-        return None if is_found else digest
+            return None if await self._is_given(target, digest, authorization) else digest
 
-    async def _is_given(self, gate: Gate, target: Target, digest: Digest, authorization: str | None) -> bool:
-        """Return whether this host gives the blob, or a peer says that it does. A peer may have it for others only."""
+    async def _is_given(self, target: Target, digest: Digest, authorization: str | None) -> bool:
+        """Return whether this host gives the blob, or a peer says that it does.
+
+        The peer itself is asked: what a router says may be out of date, and a peer may have the blob for others only.
+        """
         try:
-            permit = await gate.check(target, digest, authorization)
-            if permit.uses_store and await has_whole(self._context, digest):
+            uses_store = True
+            if self._gate is not None:
+                permit = await self._gate.check(target, digest, authorization)
+                uses_store, target = permit.uses_store, replace(target, is_checked=permit.is_checked)
+            if uses_store and await has_whole(self._context, digest):
                 return True
-            target = replace(target, is_checked=permit.is_checked)
             async with self._relay.open_transfer(digest, target) as transfer:
                 await transfer.describe()
         except (HTTPError, NotFound):
             return False
         return True
-
-    async def _is_at_peer(self, digest: Digest) -> bool:
-        find = partial(self._has_holder, digest)
-        try:
-            return await call(find, self._context, "the router", about=digest, allowed=(Unavailable,))
-        except Unavailable:
-            return False
-
-    async def _has_holder(self, digest: Digest) -> bool:
-        async with aclosing(self._context.router.lookup(digest)) as holders:
-            async for holder in holders:
-                if holder.complete:
-                    return True
-        return False
 
 
 async def _read_from_store(store: Store, digest: Digest) -> bytes:
