@@ -48,12 +48,14 @@ def docker(lab: Lab) -> Generator[Docker]:
 
 
 def image_at_the_holder(lab: Lab, repository: str, *, without_a_layer: bool = False) -> Image:
-    """Import a new image with the tag v1 into the containerd of the holder."""
+    """Import a new image with the tag v1 into the containerd of the holder, and wait until other hosts find it."""
     number = next(NUMBERS)
     layout, archive = lab.directory / f"layout-{number}", lab.directory / f"image-{number}.tar"
     image = make_layout(layout, layers=[200 * KIB, 300 * KIB], tags=[f"{repository}:v1"])
     containerd = lab.hosts["holder"].containerd
     containerd.import_archive(pack_tar(layout, archive))
+    path = f"/v2/library/any/manifests/{image.target.digest}"
+    wait_for(lambda: lab.hosts["deferring"].can_find(path), "the image is found")
     if without_a_layer:
         remove_a_layer(lab, image)
     return image

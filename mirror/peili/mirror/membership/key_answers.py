@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
-from peili.mirror.oci.references import Digest, Key, parse_key
+from peili.mirror.membership.own_keys import digest_of
+from peili.mirror.oci.references import Key, parse_key
 from peili.mirror.peer_api.keys import DIGEST_HEADER, InFlight, holder_headers
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
@@ -46,12 +47,7 @@ async def answer_key(
 
 
 async def _key_headers(context: Context, key: Key, *, includes_in_flight: bool) -> dict[str, str]:
-    if isinstance(key, Digest):
-        digest = key
-    elif context.selection.allows(key.registry, key.repository, key.tag):
-        digest = (await context.store.resolve(key)).digest
-    else:
-        raise NotFound(f"this mirror is not for {key}")
+    digest = await digest_of(context, key)
     try:
         return holder_headers(digest, (await context.store.describe(digest)).size)
     except NotFound:

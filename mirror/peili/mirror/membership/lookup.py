@@ -1,4 +1,4 @@
-"""Finds the holders of a key: by the directory in a large cluster, and by asking the live members themselves.
+"""Finds the holders of a key: by the directory, and by asking the live members that the directory does not know about.
 
 Concurrent lookups of one key share one query. Its result is remembered for a short time.
 """
@@ -23,10 +23,6 @@ from peili.mirror.support.tasks import Broadcast, Tasks
 
 _ENOUGH_HOLDERS = 16
 """A query that has found this many holders asks no further member."""
-_FEW_MEMBERS = 8
-"""Up to so many members are all asked themselves. That costs as little as to ask the directory. Also, they know of
-content that has just arrived, which the homes learn only with the next message.
-"""
 
 
 class KeyQuery:
@@ -85,8 +81,9 @@ class KeyQuery:
 class KeyLookup:
     """Finds out who has a key. For use on one loop.
 
-    Among more than `_FEW_MEMBERS` members, the directory is asked first. Then the lookup asks the members that the
-    directory does not know about, which are all members if it is of no use.
+    The directory is asked first. Then the lookup asks the members that the directory does not know about: those that
+    have started just now, or are too old to have one. These are all members while the directory is empty, and if it has
+    misled the last lookup of the key.
 
     Args:
         context: The router's context.
@@ -145,7 +142,7 @@ class KeyLookup:
     async def _run(self, query: KeyQuery) -> None:
         """Ask the directory, then members in random order, so that not all hosts load the same member first."""
         peers = self._health.live_peers()
-        if len(peers) > _FEW_MEMBERS and self._misled.get(query.key, 0) <= asyncio.get_running_loop().time():
+        if peers and self._misled.get(query.key, 0) <= asyncio.get_running_loop().time():
             peers = await self._ask_directory(query, peers)
         random.shuffle(peers)
         queue = iter(peers)

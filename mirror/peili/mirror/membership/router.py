@@ -1,4 +1,4 @@
-"""Routers that know the members and find content by asking them.
+"""Routers that know the members and find content among them.
 
 `MembershipRouter` is the base class, for plug-ins too. Its `lookup` asks other hosts (lookup.py), and its `routes`
 answer them (key_answers.py). `PushRouter` has a membership that a host agent sets.
@@ -87,8 +87,8 @@ class Membership:
 class MembershipRouter(Router):
     """Knows the members, and finds content among them. A subclass implements `members`, and nothing else.
 
-    Among a few members, a lookup asks all of them concurrently for the key. Among more, it asks the directory, and then
-    the members that the directory does not know about (docs/protocol.md). The holders are remembered for
+    A lookup asks the directory, and then concurrently the members that the directory does not know about: those that
+    have just started, or are too old to have one (docs/protocol.md). The holders are remembered for
     ``limits.lookup_ttl`` seconds; a miss is remembered for ``limits.miss_ttl`` seconds. A member that does not answer
     within ``limits.lookup_timeout`` seconds is left out until it answers again. This host may be one of the members: it
     is recognised by its id.

@@ -273,6 +273,8 @@ async def test_other_homes_and_whole_holders_are_found_whatever_a_home_says() ->
         data = data_at(hosts, "scripted", "a member has it whole")
         key = Digest.of(data)
         hosts[1].store.add(data)
+        real = [each for each in hosts if each.name in homes(hosts[0]).homes_of(slot_of(key))]
+        await until(lambda: all(each.directory.home.records.find(key).holders for each in real))
         script.answer = lambda _: grants(GoUpstream())
         advice = await feed(hosts[0], key)
         assert names(advice) == [hosts[1].url]

@@ -103,10 +103,11 @@ async def until_no_member_is_asked(hosts: list[Host], look_up: Callable[[], Awai
             await asyncio.sleep(0.05)
 
 
-async def test_a_key_is_found_or_not_without_a_question_to_the_members() -> None:
-    async with cluster(COUNT) as hosts:
+@pytest.mark.parametrize("count", [2, 4, COUNT])
+async def test_a_key_is_found_or_not_without_a_question_to_the_members(count: int) -> None:
+    async with cluster(count) as hosts:
         await until(lambda: are_synced(hosts))
-        holder = hosts[3]
+        holder = hosts[1]
         holder.store.add(DATA)
         homes = homes_of(hosts)
         await until(lambda: are_told(homes))

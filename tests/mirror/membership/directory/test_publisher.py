@@ -121,6 +121,25 @@ async def test_changes_are_gathered_and_numbered() -> None:
         assert home.held[KEYS[0]] == Holding(KEYS[0], 10, 3)
 
 
+async def test_changes_are_sent_at_once_until_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "_GATHER_TIME", 600.0)
+    async with publishing() as subject:
+        subject.set_homes("a")
+        subject.publisher.advertise([Synced()])
+        await until(lambda: subject.are_right([], "a"))
+        home = subject.homes["a"]
+
+        async def advertise(key: Digest) -> bool:
+            """Advertise, and return whether the home knows it before any time passes."""
+            subject.publisher.advertise(have(key))
+            for _ in range(20):  # turns of the loop
+                await asyncio.sleep(0)
+            return key in home.held
+
+        told = [await advertise(key) for key in KEYS[:20]]
+        assert told == [True] * 9 + [False] * 11, "the burst of ten messages began with the first one of the session"
+
+
 async def test_the_growth_of_content_in_flight_waits_for_the_next_message() -> None:
     async with publishing() as subject:
         subject.set_homes("a")

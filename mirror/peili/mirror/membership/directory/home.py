@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.membership.directory.claims import Claims
 from peili.mirror.membership.directory.records import Records
+from peili.mirror.membership.own_keys import describe_own
 from peili.mirror.metrics.counters import HIT, MISS, SUPERSEDED, WAIT
-from peili.mirror.peer_api.directory import HoldersAnswer, Holdings
+from peili.mirror.oci.references import parse_key
+from peili.mirror.peer_api.directory import HoldersAnswer, HoldersQuery, Holdings, KnownHolder
 from peili.mirror.peer_api.leases import (
     AcquireQuery,
     FeedFrom,
@@ -20,11 +24,14 @@ from peili.mirror.peer_api.leases import (
     WaitFor,
 )
 from peili.mirror.plugins.interfaces import Context
+from peili.mirror.support.deadlines import Deadline
 
 _ANSWERS: Mapping[type[Grant], str] = {FeedFrom: HIT, GoUpstream: MISS, WaitFor: WAIT}
 """The names of grants in the metrics."""
 _MAX_HOLDERS = 16
 """How many complete holders an answer names, besides those of the grant."""
+_OWN_TIME = 0.1
+"""Seconds in which the store of this host must say whether it has a key. An answer that takes longer comes too late."""
 
 
 class Home:
@@ -45,6 +52,7 @@ class Home:
     ) -> None:
         self.records = Records(context.identity, context.limits, context.limited)
         self.claims = Claims(context.limits, self.records, zone_of=zone_of, limited=context.limited)
+        self._context = context
         self._identity = context.identity
         self._log = context.log
         self._granted = context.granted
@@ -64,6 +72,36 @@ class Home:
         complete = tuple(each for each in known.holders if each.available is None)[:_MAX_HOLDERS]
         _, interval = self.claims.report(request.host, ())
         return Granted(grant, HoldersAnswer(complete, known.version, known.hosts), interval)
+
+    async def holders(self, query: HoldersQuery, *, is_proven: bool) -> HoldersAnswer:
+        """Return what this home knows about a key, its own store included; see `acquire_for`."""
+        return await self._with_own(query.key, self.records.find(query.key, query.known), is_proven=is_proven)
+
+    async def acquire_for(self, query: AcquireQuery, *, is_proven: bool) -> Granted | OtherHome:
+        """Answer another host as `acquire` does. Unless the grant names a holder, the store of this host is asked, too.
+
+        The records have what the store has just got only after the next report of this host to itself.
+
+        Args:
+            query: What the other host asks.
+            is_proven: Whether it has proven who it is. If not, it is told only what is open.
+        """
+        answer = self.acquire(query)
+        if isinstance(answer, OtherHome) or isinstance(answer.grant, FeedFrom):
+            return answer
+        return replace(answer, known=await self._with_own(query.request.key, answer.known, is_proven=is_proven))
+
+    async def _with_own(self, text: str, known: HoldersAnswer, *, is_proven: bool) -> HoldersAnswer:
+        """Return `known` with this host as a holder, if it has the whole content and no such holder is known."""
+        if any(each.available is None for each in known.holders):
+            return known
+        try:
+            async with Deadline(_OWN_TIME):
+                own = await describe_own(self._context, parse_key(text), is_proven=is_proven)
+        except (ValueError, NotFound, Aborted, Unavailable, TimeoutError):
+            return known
+        others = (each for each in known.holders if each.id != self._identity)
+        return replace(known, holders=(KnownHolder(self._identity, own.size, None), *others))
 
     def take(self, host: str, message: Holdings) -> bool:
         """Record what `host` reports about itself. Returns whether the message was accepted; see `Records.apply`."""

@@ -18,7 +18,9 @@ from peili.mirror.plugins.content import Have, StoreEvent, Synced
 from peili.mirror.support.tasks import Backoff, Tasks
 
 _GATHER_TIME = 0.05
-"""Seconds for which changes are gathered into one message."""
+"""Seconds between two messages to a home after a burst. Changes that come meanwhile are gathered into one message."""
+_BURST = 10
+"""How many messages may follow each other at once after a quiet time: as many as a pull of a small image causes."""
 _GROWTH_INTERVAL = 0.5
 """Seconds between two messages about content that arrives, if nothing is urgent."""
 _MAX_REQUESTS = 8
@@ -37,8 +39,10 @@ class Reply(Enum):
 class Publisher:
     """Sends what this host has to the homes of each key. For use on one loop.
 
-    Each home gets one message at a time. A message that failed is repeated after a growing delay. Nothing is sent until
-    everything in the store was advertised once. Until then, no home knows this host.
+    Each home gets one message at a time. A change is sent at once, because lookups rely on what homes know. Changes
+    that come while a message is under way are gathered, and after `_BURST` messages also those that come within
+    `_GATHER_TIME`. A message that failed is repeated after a growing delay. Nothing is sent until everything in the
+    store was advertised once. Until then, no home knows this host.
 
     Args:
         limits: The limits.
@@ -150,12 +154,13 @@ class Publisher:
             try:
                 async with asyncio.timeout(self._interval() * random.uniform(0.75, 1)):  # noqa: S311 - no secret
                     await link.wake.wait()
-                    await asyncio.sleep(_GATHER_TIME)
+                    await asyncio.sleep(link.pause())
             except TimeoutError:
                 pass
-            link.wake.clear()
-            link.retry_now.clear()
             async with self._slots:
+                link.wake.clear()
+                link.retry_now.clear()
+                link.note_sent()
                 is_accepted = await self._send_next(link)
             if is_accepted:
                 backoff.reset()
@@ -217,6 +222,7 @@ class _Link:
         self.home = home
         self.wake = asyncio.Event()
         self.retry_now = asyncio.Event()
+        self._quiet_at = 0.0  # when the burst of messages so far is over, on the loop's clock
         self._waking: asyncio.TimerHandle | None = None
         self.begin({})
 
@@ -228,6 +234,14 @@ class _Link:
         self.homes: HomeSet | None = None
         self.is_synced = False
         self.wake.set()
+
+    def note_sent(self) -> None:
+        """Note that a message is sent now."""
+        self._quiet_at = max(self._quiet_at, asyncio.get_running_loop().time()) + _GATHER_TIME
+
+    def pause(self) -> float:
+        """Return for how many seconds changes are gathered before the next message."""
+        return max(0.0, self._quiet_at - asyncio.get_running_loop().time() - (_BURST - 1) * _GATHER_TIME)
 
     def wake_later(self, seconds: float) -> None:
         """Send something in `seconds`, or earlier if another call of this said so."""

@@ -24,7 +24,7 @@ from peili.mirror.peer_api.leases import ACQUIRE_ROUTE, LEASES_ROUTE, AcquireQue
 from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.identities import PEER_NAMES, peer_identity
+from peili.mirror.tls.identities import PEER_NAMES, has_proven_itself, peer_identity
 
 _MAX_REQUESTS = 256
 """How many messages are read at the same time. Further ones are answered with 429."""
@@ -57,7 +57,7 @@ class DirectoryRoutes:
         return Response(status_code=200 if self._directory() is not None else 503)
 
     def _message(
-        self, handle: Callable[[Directory, Request, bytes], Response]
+        self, handle: Callable[[Directory, Request, bytes], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         """Return an endpoint that reads a message and calls `handle`, which raises ValueError if it is malformed."""
 
@@ -78,7 +78,7 @@ class DirectoryRoutes:
             if body is None:
                 return _problem(413, f"a message has at most {MAX_MESSAGE} bytes")
             try:
-                return handle(directory, request, body)
+                return await handle(directory, request, body)
             except ValueError as error:
                 return _problem(400, str(error))
 
@@ -99,7 +99,7 @@ async def _read_body(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _take_holdings(directory: Directory, request: Request, body: bytes) -> Response:
+async def _take_holdings(directory: Directory, request: Request, body: bytes) -> Response:
     """Record what a member reports about itself. Reports about other members are refused."""
     identity = _member(directory, request)
     if identity is None:
@@ -111,20 +111,22 @@ def _take_holdings(directory: Directory, request: Request, body: bytes) -> Respo
     return Response(status_code=204) if is_accepted else _problem(409, "send all")
 
 
-def _answer_query(directory: Directory, request: Request, body: bytes) -> Response:
-    query = HoldersQuery.parse(body)
-    return Response(directory.home.records.find(query.key, query.known).encode(), headers=JSON_HEADERS)
+async def _answer_query(directory: Directory, request: Request, body: bytes) -> Response:
+    answer = await directory.home.holders(HoldersQuery.parse(body), is_proven=has_proven_itself(request))
+    return Response(answer.encode(), headers=JSON_HEADERS)
 
 
-def _grant(directory: Directory, request: Request, body: bytes) -> Response:
+async def _grant(directory: Directory, request: Request, body: bytes) -> Response:
     """Say where a member gets a key. Nobody can claim one for another member."""
     identity = _member(directory, request)
     if identity is None:
         return _unknown_member()
-    return Response(directory.home.acquire(AcquireQuery.parse(body, identity)).encode(), headers=JSON_HEADERS)
+    query = AcquireQuery.parse(body, identity)
+    answer = await directory.home.acquire_for(query, is_proven=has_proven_itself(request))
+    return Response(answer.encode(), headers=JSON_HEADERS)
 
 
-def _take_reports(directory: Directory, request: Request, body: bytes) -> Response:
+async def _take_reports(directory: Directory, request: Request, body: bytes) -> Response:
     """Record what a member reports about what it receives."""
     identity = _member(directory, request)
     if identity is None:

@@ -1,0 +1,106 @@
+"""A home knows what its own store has before it has reported that to itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from tests.mirror.membership.directory.acquiring import feed, fetchers, homes, names
+from tests.mirror.membership.directory.cluster import Host, are_synced, cluster, find
+from tests.support.waiting import until
+from typing_extensions import override
+
+from peili.mirror import Descriptor, Digest, Key, Reference, Store, StoreUnavailable
+from peili.mirror.membership.directory.home import Home
+from peili.mirror.membership.directory.homes import slot_of
+from peili.mirror.peer_api.directory import HoldersQuery
+from peili.mirror.testing import context_for
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+DATA = b"a layer"
+KEY = Digest.of(DATA)
+TAG = Reference("docker.io", "library/redis", "7")
+
+
+@asynccontextmanager
+async def silent_home(key: Key) -> AsyncGenerator[tuple[Host, list[Host]]]:
+    """A cluster in which a home of `key` reports nothing that its store gets. Yields it, and the hosts that ask."""
+    async with cluster(4) as hosts:
+        await until(lambda: are_synced(hosts))
+        by_name = {each.name: each for each in hosts}
+        home, other = (by_name[each] for each in homes(hosts[0]).homes_of(slot_of(str(key))))
+        home.directory.publisher.advertise = lambda have: None  # type: ignore[method-assign]
+        yield home, [each for each in hosts if each not in {home, other}]
+
+
+@pytest.mark.parametrize("key", [KEY, TAG], ids=str)
+async def test_a_lookup_finds_what_a_home_has_got_just_now(key: Key) -> None:
+    async with silent_home(key) as (home, [asking, _]):
+        home.store.tag(TAG, home.store.add(DATA))
+        assert await find(asking, key) == [home.url]
+        assert not home.directory.home.records.find(str(key)).holders
+        home.store.remove(key)
+        async with asyncio.timeout(60):
+            while await find(asking, key):  # it is remembered for a moment  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_a_host_is_not_sent_upstream_for_what_a_home_has_got_just_now() -> None:
+    async with silent_home(KEY) as (home, hosts):
+        home.store.add(DATA)
+        for asking in hosts:
+            assert names(await feed(asking, KEY)) == [home.url]
+            await until(lambda: not any(each.is_root for each in fetchers(home, KEY).values()))  # its claim is undone
+
+
+class BrokenStore(MemoryStore):
+    """A store that does not answer: it raises, or it waits."""
+
+    is_waiting = False
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        if self.is_waiting:
+            await asyncio.sleep(3600)
+        raise StoreUnavailable("it is away")
+
+
+@asynccontextmanager
+async def home_with(store: Store, *keys: Key) -> AsyncGenerator[Home]:
+    """A home with this store, of which `keys` are open to everybody."""
+
+    async def is_open(key: Key) -> bool:
+        return key in keys
+
+    async with context_for(store) as context:
+        yield Home(replace(context, is_open=is_open), lambda _: None, lambda _: None)
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+async def test_a_store_that_does_not_answer_costs_no_answer_of_its_home(is_waiting: bool) -> None:
+    store = BrokenStore()
+    store.is_waiting = is_waiting
+    async with home_with(store) as home:
+        answer = await home.holders(HoldersQuery(str(KEY)), is_proven=True)
+        assert answer == home.records.find(str(KEY))
+
+
+@pytest.mark.parametrize("text", ["", "no key", "sha256:0"])
+async def test_a_question_about_something_that_is_no_key_is_answered(text: str) -> None:
+    async with home_with(MemoryStore()) as home:
+        assert (await home.holders(HoldersQuery(text), is_proven=True)).holders == ()
+
+
+async def test_a_host_that_has_not_proven_who_it_is_is_told_only_what_is_open() -> None:
+    store = MemoryStore()
+    other = store.add(b"another layer").digest
+    store.add(DATA)
+    async with home_with(store, other) as home:
+        for key, is_proven, is_told in ((KEY, False, False), (KEY, True, True), (other, False, True)):
+            answer = await home.holders(HoldersQuery(str(key)), is_proven=is_proven)
+            assert bool(answer.holders) == is_told
