@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from tests.mirror.doors.in_memory_host import client_for, error_codes
+from typing_extensions import override
 
-from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, serve
+from peili.mirror import Descriptor, Digest, Holder, Key, Mirror, Peer, Reference, serve
 from peili.mirror.oci.children import host_platform
 from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST
 from peili.mirror.resolvers import LocalResolver
@@ -59,12 +60,23 @@ class DemoImage:
         return Descriptor(OCI_INDEX, self.digest("index"), len(data))
 
 
+class StaleRouter(StaticRouter):
+    """Names all peers as holders of everything, as if it had not heard that they have removed it."""
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        for peer in self.peers():
+            yield Holder(peer, complete=True)
+
+
 @asynccontextmanager
-async def client_of(here: MemoryStore, there: MemoryStore | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+async def client_of(
+    here: MemoryStore, there: MemoryStore | None = None, make_router: type[StaticRouter] = StaticRouter
+) -> AsyncGenerator[httpx.AsyncClient]:
     """Yield a client of the local door of a host with the store `here`, and a peer with the store `there`."""
     peer_mirror = Mirror(there or MemoryStore(), StaticRouter([]), identity="there", insecure=True)
     async with peer_mirror, serve(peer_mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
-        router = StaticRouter([Peer("there", (f"http://{serving.peer_addresses[0]}",))])
+        router = make_router([Peer("there", (f"http://{serving.peer_addresses[0]}",))])
         mirror = Mirror(here, router, LocalResolver(), identity="here")
         async with mirror, client_for(mirror.local) as client:
             yield client
@@ -120,6 +132,19 @@ async def test_what_peers_have_counts() -> None:
     image.put(there, "one")
     async with client_of(MemoryStore(), there) as client:
         assert (await client.get(path(image.index.digest))).content == image.parts["index"]
+
+
+async def test_a_layer_that_a_peer_no_longer_has_does_not_count() -> None:
+    """A client that can't go upstream would fail with the layer."""
+    image, here, there = DemoImage(), MemoryStore(), MemoryStore()
+    image.put(here, "index", "manifest", "config", "one")
+    async with client_of(here, there, StaleRouter) as client:
+        answer = await client.get(path(image.index.digest))
+        assert answer.status_code == 404
+        assert f"{image.digest('two')} is missing" in answer.json()["errors"][0]["message"]
+    image.put(there, "two")
+    async with client_of(here, there, StaleRouter) as client:
+        assert (await client.get(path(image.index.digest))).status_code == 200
 
 
 async def test_an_index_without_this_platform_is_not_answered() -> None:
