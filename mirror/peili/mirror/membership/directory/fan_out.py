@@ -21,6 +21,8 @@ _AT_ONCE = 3
 """How many layers a runtime fetches at once: they share that uplink. A measured rate is that of one layer already."""
 _HOP = 0.02
 """The delay of a hop in seconds as long as none was measured."""
+_MANY = 4 * MAX_DEPTH
+"""With more hosts, those whose uplinks are whole are too few to help all others."""
 _CHAIN_FACTOR = 1.5
 """A chain is still good if its last host takes this many times as long as in a tree: most others are done earlier."""
 
@@ -70,7 +72,8 @@ def choose_shape(size: int | None, hosts: int, sources: int, links: Links, most:
         return finish_time(k, size or DEFAULT_SIZE, each, links)
 
     children = min((k for k in range(1, most + 1) if depth_of(k, each) <= MAX_DEPTH), key=seconds, default=most)
-    return Shape(children, depth_of(1, each) > MAX_DEPTH and seconds(1) <= _CHAIN_FACTOR * seconds(children))
+    is_between = MAX_DEPTH < each <= _MANY
+    return Shape(children, is_between and seconds(1) <= _CHAIN_FACTOR * seconds(children))
 
 
 def finish_time(k: int, size: int, hosts: int, links: Links) -> float:
