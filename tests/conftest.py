@@ -13,8 +13,11 @@ pytest.register_assert_rewrite("tests.e2e.checks")
 # A configuration of this machine is not read.
 os.environ.setdefault("PEILI_CONFIG", "")
 
-# No property is about time, and a busy machine generates examples slowly.
-settings.register_profile("peili", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No property is about time, and a busy machine generates examples slowly. Each run has the same examples, so that only
+# a change makes a test fail. `--hypothesis-profile=random` looks for further ones.
+_ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("peili", _ANY_SPEED, derandomize=True)
+settings.register_profile("random", _ANY_SPEED, max_examples=2000)
 settings.load_profile("peili")
 
 

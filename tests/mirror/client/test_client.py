@@ -24,6 +24,7 @@ from tests.mirror.relay.peers import (
 )
 from tests.mirror.relay.pulling import SHORT, SMALL, content, pulling
 from tests.support.neighbours import black_hole_url
+from tests.support.stream_server import stream_server
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Holder, Limits, Peer, PeerUnavailable
@@ -119,15 +120,12 @@ async def test_unreachable_urls_fail_in_time() -> None:
 async def test_the_url_that_worked_is_tried_first() -> None:
     turned_away = list[asyncio.StreamReader]()
 
-    def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         turned_away.append(reader)
-        writer.close()
 
-    server = await asyncio.start_server(turn_away, "127.0.0.1", 0)
-    first = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, peers(DATA, honest) as [a], peer_client() as client:
+    async with stream_server(turn_away) as port, peers(DATA, honest) as [a], peer_client() as client:
         for _ in range(3):
-            assert await fetch(client, Peer("a", (first, *a.urls))) == DATA
+            assert await fetch(client, Peer("a", (f"https://127.0.0.1:{port}", *a.urls))) == DATA
         assert len(turned_away) == 1
 
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tests.mirror.client.test_client import peer_client
 from tests.support.neighbours import refusing_url, served
+from tests.support.stream_server import stream_server
 from tests.support.waiting import until
 
 from peili.mirror import FailureReason, Peer, PeerUnavailable
@@ -39,16 +40,12 @@ async def raw(serve: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]) -
     """A peer that passes the head of each request to `serve`."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        with suppress(asyncio.LimitOverrunError):
             while True:
                 await serve(await reader.readuntil(b"\r\n\r\n"), writer)
-        writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    try:
-        yield Peer("a", (f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",))
-    finally:
-        server.close()
+    async with stream_server(connected) as port:
+        yield Peer("a", (f"http://127.0.0.1:{port}",))
 
 
 async def post(client: PeerClient, peer: Peer, body: bytes = b"{}", most: int = 1000, timeout: float = 20) -> bytes:

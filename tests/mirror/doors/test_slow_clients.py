@@ -17,6 +17,7 @@ from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror
+from peili.mirror.server.listening import bind
 from peili.mirror.server.protocol import protocol_factory
 from peili.routers.memory import MemoryRouter
 
@@ -54,6 +55,12 @@ async def test_a_stalled_client_is_cut_off(door: str, caplog: pytest.LogCaptureF
         async with plain_client(base_url=host.url(door)) as client:
             assert (await client.get("/v2/")).status_code == 200
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_the_kernel_drops_no_client_before_the_door_counts_it() -> None:
+    [listening] = bind("127.0.0.1:0", any_host="127.0.0.1", reader_timeout=0.3)
+    with listening:
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 600
 
 
 @pytest.mark.parametrize("door", DOORS)

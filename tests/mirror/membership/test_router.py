@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Collection
 import pytest
 from tests.mirror.membership.common import KEY, NO_EXPIRY, OTHER, fast_limits
 from tests.support.neighbours import Neighbour, entered, holder_ids, holders, neighbours, peer_ids, refusing_url
+from tests.support.stream_server import stream_server
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -175,18 +176,13 @@ async def test_who_waits_for_advice_is_told_that_the_router_was_exited() -> None
     async def never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.set()
         await reader.read()
-        writer.close()
         closed.set()
 
-    server = await asyncio.start_server(never_answers, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        router = StaticRouter([Peer("a", (url,))])
+    async with stream_server(never_answers) as port:
+        router = StaticRouter([Peer("a", (f"http://127.0.0.1:{port}",))])
         async with entered(router, limits=Limits(lookup_timeout=1000, connect_timeout=1000)):
             waiting = asyncio.create_task(router.acquire(Want(KEY, accepts_in_flight=True)))
             await asked.wait()
         with pytest.raises(RouterUnavailable, match="exited"):
             await waiting
         await closed.wait()
-    finally:
-        server.close()

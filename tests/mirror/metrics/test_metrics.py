@@ -22,7 +22,8 @@ from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
 from tests.mirror.relay.pulling import LARGE, content, pulling
 from tests.support.plain_http import plain_client
-from tests.support.waiting import until
+from tests.support.stream_server import silent, stream_server
+from tests.support.waiting import WAIT, until
 from typing_extensions import override
 
 from peili.mirror import Collector, Digest, Limits, Mirror, Peer, PushRouter, Reference, serve
@@ -221,16 +222,10 @@ async def test_a_drain_that_takes_too_long_is_counted() -> None:
 
 
 async def test_a_member_that_does_not_answer_in_time_is_counted() -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     router = PushRouter()
-    router.set([Peer("silent", (f"http://127.0.0.1:{port}",))])
     mirror = Mirror(MemoryStore(), router, limits=Limits(lookup_timeout=0.1))
-    async with server, mirror, client_for(mirror.local) as runtime:
+    async with stream_server(silent) as port, mirror, client_for(mirror.local) as runtime:
+        router.set([Peer("silent", (f"http://127.0.0.1:{port}",))])
         await until(lambda: scrape(mirror)("peili_peers") == 1)
         assert (await runtime.get(blob(Digest.of(b"x")))).status_code == 404
         seen = scrape(mirror)
@@ -251,7 +246,7 @@ async def test_what_homes_answer_is_counted() -> None:
         for router in routers:
             router.set(members)
         runtime = await stack.enter_async_context(plain_client())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT):
             while not sum(scrape(each)("peili_grants_total", answer="miss") for each in mirrors):
                 url = f"http://{servings[0].local_addresses[0]}{blob(Digest.of(random.randbytes(8)))}"
                 assert (await runtime.get(url)).status_code == 404

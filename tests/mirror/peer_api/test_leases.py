@@ -106,6 +106,14 @@ def test_a_wrong_value_anywhere_is_refused_or_has_the_right_type(
     assert PARSE[name](parsed.encode()) == parsed
 
 
+def test_a_host_never_asks_again_at_once() -> None:
+    name, fields = VALID[2]
+    parsed = PARSE[name](json.dumps({**fields, "wait": 1e-155}).encode())
+    assert isinstance(parsed, Granted)
+    assert parsed.grant == WaitFor(0.001)
+    assert PARSE[name](parsed.encode()) == parsed
+
+
 @pytest.mark.parametrize(
     ("number", "changes"),
     [

@@ -160,7 +160,7 @@ async def test_many_idle_connections_do_not_affect_the_other_door(
         assert await ask(process.doors[other]) == OK
         assert await process.command("free") == descriptors
         warning = f"the {door} door has {descriptors // 3} connections"
-        assert [warning in each for each in process.log] in ([], [True], [True] * 2)  # a minute may have passed
+        assert sum(warning in each for each in process.log) <= 2  # a minute may have passed
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -178,7 +178,8 @@ async def test_without_free_descriptors_connections_are_closed(door: str, tmp_pa
         await process.command("free")
         await wait_for_response(process.doors[door])
         warning = f"the {door} door can't accept connections: Too many open files"
-        assert [warning in each for each in process.log] in ([True], [True] * 2)  # a minute may have passed
+        # Not more often, but a minute may have passed. After half a minute, there are warnings of other parts.
+        assert 1 <= sum(warning in each for each in process.log) <= 2
 
 
 class FailingListener(socket.socket):

@@ -16,6 +16,7 @@ import pytest
 from tests.mirror.upstream.registries import BY_TAG, PATIENT, READABLE, SmallRegistry
 from tests.support.certificates import Authority, Certificate
 from tests.support.neighbours import served
+from tests.support.stream_server import stream_server
 
 from peili.mirror.rights.outages import Outages
 from peili.mirror.support.tasks import Tasks
@@ -73,10 +74,9 @@ async def listening(context: ssl.SSLContext | None) -> AsyncGenerator[str]:
         if context is not None:
             response = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             await TLSConnection(context, reader, writer).answer(response)
-        writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with stream_server(answer) as port:
+        yield f"https://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from tests.mirror.upstream.registries import (
     registries,
 )
 from tests.support.neighbours import refusing_url, served, served_together
+from tests.support.stream_server import stream_server
 from tests.support.waiting import until
 
 from peili.mirror import Descriptor, Digest
@@ -225,11 +226,9 @@ async def test_the_reason_of_an_error_shows_nothing_of_a_malformed_response() ->
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nSECRET\r\n\r\n")
         await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        root = ApiRoot.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with stream_server(answer) as port:
+        root = ApiRoot.of(f"http://127.0.0.1:{port}")
         async with UpstreamClient(PATIENT, roots=lambda _: [root]) as client:
             answered = await client.ask(BY_TAG)
     assert isinstance(answered, Unreachable)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 from tests.mirror.upstream.registries import BY_TAG, PATIENT, READABLE, SmallRegistry
 from tests.support.neighbours import served
+from tests.support.stream_server import stream_server
 
 from peili.mirror.upstream.answers import Denied
 from peili.mirror.upstream.client import UpstreamClient
@@ -68,10 +69,8 @@ async def listener() -> AsyncGenerator[Listener]:
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         found.connections += 1
         found.received += await reader.read()
-        writer.close()
 
-    async with await asyncio.start_server(note, "127.0.0.1", 0) as server:
-        found.port = server.sockets[0].getsockname()[1]
+    async with stream_server(note) as found.port:
         yield found
 
 

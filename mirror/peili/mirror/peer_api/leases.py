@@ -41,6 +41,7 @@ MAX_FAILED = 256
 MAX_REPORTS = 500
 """How many leases one `LeaseReports` is about at most."""
 _SHORTEST_WAIT = 0.001
+"""Seconds. A host that is told to wait for less, perhaps by a home of another implementation, waits for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ def _grant(message: JsonObject) -> Grant:
         holders = parse_list(message, "feed", parse_known_holder, MAX_HOLDERS)
         return FeedFrom(checked(holders, bool(holders), "feed has no holder"))
     if "wait" in message:
-        return WaitFor(parse_seconds(message["wait"], "wait"))
+        return WaitFor(max(parse_seconds(message["wait"], "wait"), _SHORTEST_WAIT))
     checked(message, message.get("upstream") is True, "none of feed, wait, upstream and home")
     return GoUpstream()
 

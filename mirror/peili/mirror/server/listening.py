@@ -19,6 +19,7 @@ Address: TypeAlias = str | socket.socket
 """``host:port`` (IPv6 in brackets, port 0 for any free port), or a bound TCP socket, which the caller keeps."""
 
 _BACKLOG = 1024
+_KERNEL_PATIENCE = 2
 _MAX_ADDRESSES = 16
 """The most addresses of a host that other hosts are told."""
 
@@ -29,8 +30,9 @@ def bind(addresses: Address | Sequence[Address], *, any_host: str, reader_timeou
     Args:
         addresses: One address or several.
         any_host: The host of an address that has none.
-        reader_timeout: The kernel drops a connection if its client acknowledges nothing for so many seconds, even if
-            only the end of a response remains to be sent.
+        reader_timeout: The kernel drops a connection if its client acknowledges nothing for twice so many seconds, even
+            if only the end of a response remains to be sent. The door itself cuts such a client off after
+            `reader_timeout`, and counts it. If the kernel were first, it would look like a disconnect.
 
     Raises:
         ListenError: An address cannot be listened on.
@@ -81,9 +83,8 @@ def _listen(sock: socket.socket, reader_timeout: float) -> None:
         # one waits for the client's delayed acknowledgement.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
-            sock.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(math.ceil(1000 * reader_timeout), 2**31 - 1)
-            )
+            milliseconds = min(math.ceil(_KERNEL_PATIENCE * 1000 * reader_timeout), 2**31 - 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         sock.listen(_BACKLOG)
     except OSError as error:
         raise ListenError(f"can't listen on {address_of(sock)}: {_reason(error)}") from error

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from operator import attrgetter
 
 from peili.mirror.errors import Unavailable
+from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.plugins.interfaces import Router, Store
 from peili.mirror.plugins.resolver import Resolver
@@ -28,6 +29,7 @@ from peili.mirror.testing.contexts import context_for
 from peili.mirror.upstream.client import UpstreamClient
 
 _STEP_TIMEOUT = 5.0  # seconds for one call of resolve
+_PATIENT = Limits(lookup_timeout=0.9 * _STEP_TIMEOUT)  # on a busy machine, peers and homes answer late
 
 
 class ResolverSubject(ABC):
@@ -74,7 +76,9 @@ async def check_resolver(factory: ResolverFactory, *, within: float = DEFAULT_TI
 @asynccontextmanager
 async def _entered(subject: ResolverSubject) -> AsyncGenerator[Resolver]:
     resolver = subject.resolver
-    parts = context_for(resolver, store=subject.store, router=subject.router, upstream=subject.upstream)
+    parts = context_for(
+        resolver, store=subject.store, router=subject.router, upstream=subject.upstream, limits=_PATIENT
+    )
     async with parts as context, resolver.run(context):
         yield resolver
 

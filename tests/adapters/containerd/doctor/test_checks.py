@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.mirror.rights.hosts import running
 from tests.mirror.tls.tls_hosts import host_keys, tls_host
 from tests.support.certificates import make_certificate
 from tests.support.plain_http import plain_client
+from tests.support.stream_server import silent, stream_server
 
 from peili.adapters.containerd.doctor.config_checks import check_configuration, check_hosts, check_tag_requests
 from peili.adapters.containerd.doctor.configuration import Configuration, InvalidConfiguration, read_configuration
@@ -349,16 +349,10 @@ def test_rights_that_everybody_has_by_hosts_toml_are_found(
     assert not list(check_credentials(MIRROR, statuses, PullRights()))
 
 
-async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-    writer.close()
-
-
 @pytest.fixture
 async def hung() -> AsyncGenerator[str]:
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server:
-        yield "http://{}:{}".format(*server.sockets[0].getsockname())
+    async with stream_server(silent) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def test_a_hung_peili_is_distinguished_from_a_missing_one(hung: str) -> None:

@@ -224,7 +224,7 @@ def data_at(hosts: list[Host], home: str, salt: str = "") -> bytes:
 async def cluster_with(script: Script, count: int = SMALL, others: Collection[Peer] = ()) -> AsyncGenerator[list[Host]]:
     """A cluster with a scripted home."""
     async with script.serve() as url, cluster(count, Peer(url, (url,)), *others, limits=HASTY) as hosts:
-        await until(lambda: are_synced(hosts) and all("scripted" in homes(each).ids for each in hosts))
+        await until(lambda: are_synced(hosts) and all("scripted" in homes(each).ids for each in hosts), within=300)
         yield hosts
 
 

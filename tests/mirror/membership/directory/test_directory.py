@@ -94,7 +94,7 @@ async def until_no_member_is_asked(hosts: list[Host], look_up: Callable[[], Awai
 
     On a slow machine, homes may answer too late, and then the members are asked.
     """
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):  # one look-up by all hosts takes a while there
         while True:
             before = sum(each.questions() for each in hosts)
             await look_up()
