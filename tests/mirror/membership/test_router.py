@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 
 import pytest
 from tests.mirror.membership.common import KEY, NO_EXPIRY, OTHER, fast_limits
@@ -104,6 +104,29 @@ async def test_members_is_called_again_after_it_ends_or_raises(
         assert peer_ids(router) == ["a", f"new-{router.calls}"]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == (1 if error else 0)
+
+
+async def test_a_loop_that_is_busy_is_told_once_of_many_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, threads that set members faster than the loop runs would keep it busy for ever."""
+    loop, callbacks = asyncio.get_running_loop(), list[object]()
+    call_soon = loop.call_soon_threadsafe
+
+    def recording(callback: Callable[..., object], *arguments: object) -> asyncio.Handle:
+        callbacks.append(callback)
+        return call_soon(callback, *arguments)
+
+    router = PushRouter()
+    members = router.members()
+    router.set([])
+    assert await anext(members) == ()
+    monkeypatch.setattr(loop, "call_soon_threadsafe", recording)
+    for _ in range(2):
+        callbacks.clear()
+        for number in range(100):
+            router.set([Peer(f"a{number}", (refusing_url(),))])
+        assert [each.id for each in await anext(members)] == ["a99"]
+        assert len(callbacks) == 1
+    await members.aclose()
 
 
 async def test_members_can_be_set_from_any_thread_at_any_time() -> None:

@@ -232,7 +232,7 @@ class PushRouter(MembershipRouter):
     def __init__(self) -> None:
         self._pushed: tuple[Peer, ...] | None = None
         self._lock = threading.Lock()
-        self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+        self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}  # who is not told of a change yet
 
     def set(self, peers: Iterable[Peer]) -> None:
         """Replace all members with `peers`.
@@ -245,18 +245,20 @@ class PushRouter(MembershipRouter):
             for changed, loop in self._waiting.items():
                 with suppress(RuntimeError):  # the loop was closed while the router ran: nobody waits any more
                     loop.call_soon_threadsafe(changed.set)
+            self._waiting.clear()  # a loop that is slower than the calls must not get more and more callbacks
 
     @override
     async def members(self) -> AsyncGenerator[Collection[Peer], None]:
-        changed = asyncio.Event()
-        with self._lock:
-            self._waiting[changed] = asyncio.get_running_loop()
+        changed, loop = asyncio.Event(), asyncio.get_running_loop()
         try:
             while True:
-                changed.clear()
-                if self._pushed is not None:
-                    yield self._pushed
+                with self._lock:
+                    self._waiting[changed] = loop
+                    pushed = self._pushed
+                if pushed is not None:
+                    yield pushed
                 await changed.wait()
+                changed.clear()
         finally:
             with self._lock:
-                del self._waiting[changed]
+                self._waiting.pop(changed, None)
