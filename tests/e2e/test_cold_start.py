@@ -52,6 +52,23 @@ def test_upstream_sends_one_copy_to_hosts_that_start_at_once(lab: Lab) -> None:
 
 
 @EACH_CLIENT
+def test_upstream_sends_many_layers_about_once(lab: Lab) -> None:
+    """The daemon of the second release asks for all layers at once, and fetches only three at a time.
+
+    If each host is sent upstream for some layers, all of them wait for layers that nobody fetches, and then fetch them
+    several times.
+    """
+    hosts = [*lab.hosts.values()]
+    pulls = Pulls(lab.publish("library/many", [256 * KIB] * 20), [lab.upstream])
+    pulls.start(hosts)
+    pulls.wait()
+    assert not pulls.failed
+    for host in hosts:
+        assert_has(host, pulls.image.image)
+    assert pulls.copies() <= 1.5
+
+
+@EACH_CLIENT
 def test_hosts_that_join_later_read_what_is_there(lab: Lab) -> None:
     hosts = [*lab.hosts.values()]
     pulls = Pulls(lab.publish("library/late", [8 * MIB]), [lab.upstream])

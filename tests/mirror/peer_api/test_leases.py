@@ -33,13 +33,22 @@ NUMBERS = st.integers(0, 2**60 - 1)
 RATES = st.none() | st.floats(0, 2**59)
 SECONDS = st.floats(0.001, MAX_SECONDS)
 REQUESTS = st.builds(
-    ClaimRequest, st.just("h"), KEYS, NUMBERS, SIZES, st.booleans(), st.dictionaries(IDS, TOKENS, max_size=4), RATES
+    ClaimRequest,
+    st.just("h"),
+    KEYS,
+    NUMBERS,
+    SIZES,
+    st.booleans(),
+    st.dictionaries(IDS, TOKENS, max_size=4),
+    RATES,
+    st.booleans(),
+    st.booleans(),
 )
 QUERIES = st.builds(AcquireQuery, REQUESTS, st.lists(TOKENS, max_size=8).map(tuple), st.booleans())
 HOLDERS = st.lists(st.builds(KnownHolder, IDS, SIZES, SIZES), min_size=1, max_size=4).map(tuple)
 GRANTS = st.builds(FeedFrom, HOLDERS) | st.builds(WaitFor, SECONDS) | st.just(GoUpstream())
 GRANTED = st.builds(Granted, GRANTS, ANSWERS, SECONDS)
-REPORTS = st.builds(LeaseReport, KEYS, NUMBERS, st.none() | IDS, st.none() | TOKENS, SIZES)
+REPORTS = st.builds(LeaseReport, KEYS, NUMBERS, st.none() | IDS, st.none() | TOKENS, SIZES, st.booleans())
 MESSAGES = (
     QUERIES
     | GRANTED
@@ -73,6 +82,8 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("answer", {"home": "a"}),
     ("leases", {"leases": [{"key": "k", "offset": 1, "feeder": "a", "available": 2, "end": "done"}], "rate": 1}),
     ("leases answer", {"superseded": ["k"], "report": 1}),
+    ("acquire", {"key": "k", "offset": 0, "share": True, "final": False, "fetching": True, "follows": True}),
+    ("leases", {"leases": [{"key": "k", "offset": 0, "queued": True}]}),
 ]
 
 

@@ -59,6 +59,7 @@ class ClaimRequest:
             that was too small to show a rate.
         is_fetching: Whether its runtime fetches the content from upstream already, because another home, or nobody,
             has decided that. The home takes note of it.
+        follows: As in `Want`.
     """
 
     host: str
@@ -69,6 +70,7 @@ class ClaimRequest:
     failed: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
     upstream_rate: float | None = None
     is_fetching: bool = False
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class LeaseReport:
         feeder: The id of the host that it reads from; None if it reads from none.
         end: Why it no longer uses the grant, a `LeaseEnd` or a `FailureReason`; None while it does.
         source_available: How many bytes the feeder had when it last said so, if it is not complete.
+        is_queued: Whether the runtime was sent upstream, and fetches other content first.
     """
 
     key: str
@@ -110,6 +113,7 @@ class LeaseReport:
     feeder: str | None = None
     end: str | None = None
     source_available: int | None = None
+    is_queued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,12 @@ class AcquireQuery:
             "known": self.known,
             "final": self.is_final,
         }
-        optional = {"size": request.size, "rate": request.upstream_rate, "fetching": request.is_fetching or None}
+        optional = {
+            "size": request.size,
+            "rate": request.upstream_rate,
+            "fetching": request.is_fetching or None,
+            "follows": request.follows or None,
+        }
         return encode_message(message | {name: value for name, value in optional.items() if value is not None})
 
     @classmethod
@@ -154,6 +163,7 @@ class AcquireQuery:
             failed=_failed(message.get("failed", {})),
             upstream_rate=None if rate is None else parse_rate(rate, "rate"),
             is_fetching=parse_boolean({"fetching": False} | message, "fetching"),
+            follows=parse_boolean({"follows": False} | message, "follows"),
         )
         return cls(request, parse_list(message, "known", parse_version, MAX_KNOWN), parse_boolean(message, "final"))
 
@@ -278,6 +288,7 @@ def _encode_report(report: LeaseReport) -> JsonObject:
         "feeder": report.feeder,
         "available": report.source_available,
         "end": report.end,
+        "queued": report.is_queued or None,
     }
     return {name: value for name, value in message.items() if value is not None}
 
@@ -291,4 +302,5 @@ def _report(value: Any) -> LeaseReport:
         feeder=None if feeder is None else parse_identity(feeder),
         end=None if end is None else parse_text(end, "end", MAX_TOKEN),
         source_available=None if available is None else parse_number(available, "available"),
+        is_queued=parse_boolean({"queued": False} | message, "queued"),
     )

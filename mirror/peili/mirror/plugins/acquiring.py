@@ -28,6 +28,9 @@ class Want:
             router may then let other hosts wait for it.
         accepts_in_flight: Whether the host also reads from holders that still receive the content, and waits until
             there is one. If not, the router claims nothing for it, and the answer has complete holders only.
+        follows: Whether the manifest that names the content has just come from another host, which may be about to ask
+            for the content, too. If nobody has it, that host should go upstream rather than this one: see
+            docs/cold-start.md.
     """
 
     key: Key
@@ -36,6 +39,7 @@ class Want:
     size: int | None = None
     can_share: bool = False
     accepts_in_flight: bool = False
+    follows: bool = False
 
 
 class LeaseEnd(StrEnum):

@@ -12,7 +12,8 @@
   pipeline, and lets other hosts read them. `senders` remembers who sent what is not verified yet. `wrong_bytes` says
   what a transfer does if its bytes are wrong, and `tracing` finds out where a wrong byte entered.
 - `pipeline` moves bytes from sources to the runtime, in the bounded memory of `buffers`. `verify` checks their
-  digest, in the threads of `hash_threads`. `known_sizes` has the sizes that verified manifests state.
+  digest, in the threads of `hash_threads`. `known_sizes` has the sizes that verified manifests state,
+  and `following` what manifests name that have just come from other hosts.
 - `ingest` reads what the runtime already has of the content. `leftovers` checks what the runtime keeps of bytes that
   the relay could not verify.
 - `blame` remembers for each blob which peers failed, and `scores` how fast and how reliable peers are over all blobs.

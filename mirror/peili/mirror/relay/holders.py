@@ -252,7 +252,11 @@ class Holders:
         if not head_only:
             await self._wait_for_trace()
         want = self._want(first, to_end=to_end, head_only=head_only)
-        answer = await self.lease.acquire(want)
+        try:
+            answer = await self.lease.acquire(want)
+        except NotFound:
+            self._state.followed.give_up(self._request.digest)
+            raise
         self.requests.named = self._usable(answer, accepts_in_flight=want.accepts_in_flight)
 
     async def _wait_for_trace(self) -> None:
@@ -310,6 +314,7 @@ class Holders:
             size=self.rejections.size,
             can_share=accepts_in_flight and to_end and shows_in_flight(state.context),
             accepts_in_flight=accepts_in_flight,
+            follows=accepts_in_flight and digest in state.followed,
         )
 
     def _usable(self, holders: Sequence[Holder], *, accepts_in_flight: bool) -> tuple[Holder, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any, cast
 
 from peili.mirror.oci.documents import digest_in, list_of, read_object, size_in
@@ -34,19 +35,22 @@ class KnownSizes:
         """Note that the whole content of `digest` was verified and has `size` bytes, whatever manifests state."""
         put_newest(self._verified, digest, size, self._max_sizes)
 
-    def add_manifest(self, manifest: bytes) -> None:
-        """Note the sizes that `manifest`, which was verified, states for other digests. Never raises."""
+    def add_manifest(self, manifest: bytes) -> Collection[Digest]:
+        """Note the sizes that `manifest`, which was verified, states for other digests. Never raises.
+
+        Returns:
+            The digests whose sizes it states.
+        """
         try:
             document = read_object(manifest)
         except ValueError:
-            return
+            return ()
         descriptors: list[Any] = [document.get(name) for name in _DESCRIPTORS]
         for name in _DESCRIPTOR_LISTS:
             if isinstance(document.get(name), list):
                 descriptors += list_of(document[name])
-        for descriptor in descriptors:
-            if isinstance(descriptor, dict):
-                self._add_descriptor(cast("dict[str, Any]", descriptor))
+        named = [self._add_descriptor(cast("dict[str, Any]", each)) for each in descriptors if isinstance(each, dict)]
+        return [digest for digest in named if digest is not None]
 
     def is_verified(self, digest: Digest) -> bool:
         """Return whether the size of `digest` was verified. A size that only a manifest states may be wrong."""
@@ -56,12 +60,13 @@ class KnownSizes:
         """Return the size of `digest` in bytes; None if it is not known."""
         return self._verified.get(digest, self._stated.get(digest))
 
-    def _add_descriptor(self, descriptor: dict[str, Any]) -> None:
+    def _add_descriptor(self, descriptor: dict[str, Any]) -> Digest | None:
         if (size := size_in(descriptor)) is None:
-            return
+            return None
         try:
             digest = digest_in(descriptor)
         except ValueError:
-            return
+            return None
         agreed = size if self._stated.get(digest, size) == size else None
         put_newest(self._stated, digest, agreed, self._max_sizes)
+        return digest

@@ -14,6 +14,7 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.buffers import BufferPool
+from peili.mirror.relay.following import FollowedContent
 from peili.mirror.relay.hash_threads import HashThreadPool
 from peili.mirror.relay.known_sizes import KnownSizes
 from peili.mirror.relay.leases import LeaseReleases
@@ -69,6 +70,7 @@ class RelayState:
         blame: Which peers failed for which blob.
         scores: The speed and the failures of each peer.
         sizes: The sizes that are known from verified content.
+        followed: For which content this host follows another one.
         hash_threads: The threads that hash content.
         buffers: The memory for the content of all transfers.
         releases: The router's leases that are being released.
@@ -86,6 +88,7 @@ class RelayState:
         self.blame = Blame(self.limits, metrics=metrics)
         self.scores = HolderScores(self.limits)
         self.sizes = KnownSizes()
+        self.followed = FollowedContent()
         self.hash_threads = HashThreadPool()
         self.buffers = BufferPool(self.limits.relay_memory)
         self.releases = LeaseReleases(context)

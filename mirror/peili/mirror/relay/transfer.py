@@ -247,7 +247,7 @@ class Transfer:
         self._state.sizes.add_verified(self._request.digest, len(data))
         self.media_type = detect_media_type(data)
         if is_manifest_type(self.media_type) or (self._request.is_manifest and self.media_type != OCTET_STREAM):
-            self._state.sizes.add_manifest(data)
+            self._state.followed.add(self._state.sizes.add_manifest(data))
 
     def _keep_wanted(self, data: bytes) -> Span:
         """Keep the part of `data` that the runtime wants, for `send_to`. Raises Unsatisfiable."""

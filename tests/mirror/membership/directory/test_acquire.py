@@ -162,6 +162,26 @@ async def test_what_a_host_gets_from_upstream_is_reported_as_it_grows(hosts: lis
         await until(lambda size=size: known_bytes(home, root, key) == size)  # type: ignore[misc]  # bound early
 
 
+async def test_a_fetch_that_has_not_begun_is_reported_while_the_runtime_receives_other_content(
+    hosts: list[Host], key: Digest
+) -> None:
+    root, *others = hosts
+    await go_upstream(root, key)
+    feeding = await feed(others[0], key)
+    other = Digest.of(b"other " + key.encode())
+    await go_upstream(root, other)
+    ingest = root.store.begin(other, 1000)
+
+    def postponed() -> bool:
+        ingest.write(b"x")
+        fetch = home_of(hosts, key).directory.home.claims.table.find(key)
+        return fetch is not None and fetch.hosts[root.name].fed_since > fetch.hosts[others[0].name].fed_since
+
+    await until(postponed)
+    await feeding.lease.release(LeaseEnd.GONE)
+    ingest.abort()
+
+
 def known_bytes(home: Host, host: Host, key: Digest) -> int | None:
     """How many bytes a home knows that a host has."""
     holders = home.directory.home.records.find(key).holders

@@ -361,6 +361,51 @@ def test_a_host_that_has_got_something_from_upstream_lately_has_more_time_to_pro
     assert home.report("b", 0, "a") == [KEY]
 
 
+def test_a_host_that_follows_another_one_lets_it_ask_first() -> None:
+    """If each host went upstream for some layers, a runtime that asks for all of them at once would fetch none."""
+    home = Home()
+    assert home.ask("b", follows=True) == WaitFor(0.25)
+    assert home.ask("a") == GoUpstream()
+    home.now += 0.25
+    assert home.feeder("b", follows=True) == "a"
+
+
+def test_a_host_that_follows_another_one_does_not_wait_for_long() -> None:
+    home = Home()
+    for _ in range(4):
+        assert home.ask("b", follows=True) == WaitFor(0.25)
+        home.now += 0.25
+    assert home.ask("b", follows=True) == GoUpstream()
+    assert home.feeder("a", follows=True) == "b"
+
+
+def test_a_root_whose_runtime_fetches_other_content_first_has_as_much_time_as_it_says() -> None:
+    home = Home()
+    home.ask("a", upstream_rate=1e6)
+    home.feeder("b")
+    for _ in range(10):
+        home.now += 5
+        home.report("a", 0, is_queued=True)
+        assert home.report("b", 0, "a") == []
+    home.has("a", MIB)
+    home.now += 5
+    home.report("a", 0, is_queued=True)  # an old one
+    assert home.report("b", MIB, "a") == []
+    home.now += 5
+    assert home.feeder("c") == "b"
+
+
+def test_a_root_that_does_not_say_so_any_more_is_replaced() -> None:
+    home = Home()
+    home.ask("a", upstream_rate=1e6)
+    home.feeder("b")
+    home.now += 5
+    home.report("a", 0, is_queued=True)
+    home.now += 11
+    assert home.report("b", 0, "a") == [KEY]
+    assert home.ask("b") == GoUpstream()
+
+
 def test_a_host_that_should_ask_again_may_keep_its_feeder() -> None:
     home = Home()
     for host in "ab":

@@ -82,6 +82,30 @@ def test_fetches_that_do_not_grow_and_the_oldest_of_too_many_are_forgotten() -> 
     assert len(fetches) == 1024
 
 
+def test_fetches_that_the_runtime_has_not_begun_may_follow_while_it_receives_something() -> None:
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    for key in ("first", "second"):
+        fetches.begin(key, home="h", can_share=True)
+    fetches.begin("of another home", home="i", can_share=True)
+    fetches.begin("hidden", home="h")
+    assert not fetches.is_busy
+    fetches.grow("first", 1)
+    assert fetches.is_busy
+    assert [each.key for each in fetches.unstarted("h")] == ["second"]
+    clock.now = 4
+    fetches.complete("first", 200)
+    clock.now = 8
+    assert fetches.is_busy
+    clock.now = 10
+    assert not fetches.is_busy
+    fetches.note_bytes()
+    assert fetches.is_busy, "it reads something from another host first"
+    clock.now = 121
+    fetches.expire()
+    assert not fetches.unstarted("h")
+
+
 def grown(clock: Clock, fetches: UpstreamFetches, seconds: float, **available: int) -> None:
     """Let time pass, and some keys grow to so many bytes."""
     clock.now += seconds

@@ -144,6 +144,7 @@ class Claiming:
             can_share=want.can_share,
             failed=_newest(failed),
             upstream_rate=self._leases.upstream.best_rate(),
+            follows=want.follows,
         )
 
     async def _ask_home(self, home: str, request: ClaimRequest, *, is_first: bool) -> Claimed | None:

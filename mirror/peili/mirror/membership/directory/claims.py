@@ -37,6 +37,8 @@ _SETTLE_TIME = 0.25
 """Seconds for which nobody is sent upstream after the members have changed."""
 _MAX_SETTLE_TIME = 1.0
 """Seconds for which such changes keep one host waiting in all."""
+_FOLLOW_TIME = 1.0
+"""Seconds for which a host that follows another one waits for that one to ask first."""
 _FULL_TIME = 2.0
 """Seconds for which a host that can't be a root waits until a feeder is free."""
 _WAIT = 0.25
@@ -151,6 +153,8 @@ class Claims:
                 continue
             fetcher = fetch.hosts.get(host)
             if fetcher is not None and entry.end is None and not fetcher.is_whole:
+                if entry.is_queued:
+                    fetcher.postpone(now)
                 slow = judge_link(fetch, fetcher, entry.source_available or 0, self._rates, now)
                 if slow is not None:
                     slow = fetcher if slow is fetcher else blame_feeder(fetch, slow, fetcher, self._rates)
@@ -356,13 +360,21 @@ class Claims:
         )
 
     def _should_yield(self, fetch: Fetch, fetcher: Fetcher, now: float) -> bool:
-        """Return whether another host should be the first root, because upstream may be faster for it.
+        """Return whether another host should be the first root, and may ask in a moment.
+
+        A host that follows another one waits for it. containerd 2.1 and later ask for all layers at once, but fetch
+        only three at a time. If each host were the root of some layers, all would wait for layers that nobody fetches.
 
         The root of the last layers has them first, so it also asks for the next one first. If its path to upstream is
-        slow, it would slow down all layers. So it waits once for a moment, in which another host may ask.
+        slow, it would slow down all layers. So it waits once, too.
         """
+        if fetch.roots:
+            return False
+        if fetcher.follows:
+            fetcher.waits_since = now if fetcher.waits_since is None else fetcher.waits_since
+            return fetcher.waits_since + _FOLLOW_TIME > now
         rate = self._rates.upstream_of(fetcher.host, now)
-        if fetch.roots or not rate or self._rates.possible_uplink(now) < SLOW_FACTOR * rate:
+        if not rate or self._rates.possible_uplink(now) < SLOW_FACTOR * rate:
             return False
         others = self._rates.upstream_of_others(fetcher.host, 0.0, now)
         if others is not None and others < SLOW_FACTOR * rate:

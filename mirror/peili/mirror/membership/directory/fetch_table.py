@@ -78,7 +78,7 @@ class FetchTable:
         fetcher.is_disputed = had_whole  # it would not ask if it were still so
         fetch.asked = fetcher.asked = now
         fetch.size = fetch.size or request.size
-        fetcher.can_share = request.can_share
+        fetcher.can_share, fetcher.follows = request.can_share, request.follows
         fetch.hear(fetcher, now)
         if request.offset < fetcher.offset:
             self._lose(fetch, fetcher, request.offset)

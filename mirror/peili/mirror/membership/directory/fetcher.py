@@ -40,6 +40,7 @@ class Fetcher:
         has_given_up: Whether its runtime has ended without a byte from upstream.
         is_doubted: Whether it has said that another host may be faster.
         can_share: Whether it can feed others while it receives.
+        follows: Whether another host probably asks for the key, too, and should go upstream rather than this one.
         is_whole: Whether it has the whole content.
         whole_since: Since when.
         is_disputed: Whether it has asked for the key although its reports say that it has it whole.
@@ -75,6 +76,7 @@ class Fetcher:
     has_given_up: bool = False
     is_doubted: bool = False
     can_share: bool = False
+    follows: bool = False
     is_whole: bool = False
     whole_since: float = 0.0
     is_disputed: bool = False
@@ -122,6 +124,11 @@ class Fetcher:
             self._measured = now, offset
             return True
         return False
+
+    def postpone(self, now: float) -> None:
+        """Record that its runtime fetches other content first. If it was sent upstream, it has as much time again."""
+        if self.is_root and self.offset <= self.claimed:
+            self.grew = self.fed_since = now
 
     def measure_anew(self) -> None:
         """Forget its rate, because it now gets its bytes from somewhere else."""

@@ -215,13 +215,20 @@ class Leases:
     def _current(self, home: str) -> list[LeaseReport]:
         """Return reports on the transfers that a home should know about."""
         fed = (each for each in self._held.values() if each.home == home and each.leases)
-        return [each.report() for each in fed if each.key not in self.upstream]
+        reports = [each.report() for each in fed if each.key not in self.upstream]
+        if self.upstream.is_busy:
+            reports += [LeaseReport(each.key, 0, is_queued=True) for each in self.upstream.unstarted(home)]
+        return reports
+
+    def _is_involved(self, home: str) -> bool:
+        """Return whether there is, or may soon be, something to report to a home."""
+        return any(each.home == home for each in self._held.values()) or bool(self.upstream.unstarted(home))
 
     async def _run(self, home: str, link: _ReportLink) -> None:
         try:
             while True:
                 await link.wait()
-                if not link.ends and not any(each.home == home for each in self._held.values()):
+                if not link.ends and not self._is_involved(home):
                     return
                 await self._report(home, link)
         finally:
@@ -308,6 +315,7 @@ class _FeedLease(Lease):
 
     @override
     def progress(self, offset: int) -> None:
+        self._leases.upstream.note_bytes()
         self._held.offset = max(self._held.offset, offset)
 
     @override

@@ -12,6 +12,8 @@ from peili.mirror.membership.directory.fetches import STALLED_TIME
 _MAX_FETCHES = 1024
 _IDLE_TIME = 120.0
 """Seconds after which a fetch that does not grow is forgotten."""
+_BUSY_TIME = 5.0
+"""Seconds for which the runtime counts as busy after it has received something."""
 _WINDOW = 1.0
 """Seconds over which a rate is measured."""
 _RECENT = 5.0
@@ -79,6 +81,7 @@ class UpstreamFetches:
         self._rates: deque[tuple[float, float]] = deque(maxlen=64)  # when they were measured, and the rates
         self._window: float | None = None  # when the measured window began; None while nothing is fetched
         self._received = 0  # the bytes of all fetches since then
+        self._busy_at = float("-inf")  # when the runtime last received something
 
     def __contains__(self, key: str) -> bool:
         return key in self._fetches
@@ -110,6 +113,22 @@ class UpstreamFetches:
         """Return those of `shared` from which more bytes can be expected, as homes see it."""
         stalled = self._clock() - STALLED_TIME
         return [fetch for fetch in self.shared() if fetch.grew > stalled]
+
+    def unstarted(self, home: str) -> Sequence[UpstreamFetch]:
+        """Return those of `shared` that a home knows of, and that have got no byte yet."""
+        return [fetch for fetch in self.shared() if fetch.home == home and fetch.first is None]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the runtime receives something, so that it may fetch later what it has not begun.
+
+        containerd 2.1 and later ask for all layers of an image at once, and fetch three at a time.
+        """
+        return self._busy_at + _BUSY_TIME > self._clock()
+
+    def note_bytes(self) -> None:
+        """Record that the runtime has received something, from upstream or from another host."""
+        self._busy_at = self._clock()
 
     def complete(self, key: str, size: int | None) -> None:
         """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
@@ -144,6 +163,7 @@ class UpstreamFetches:
 
         What was there at first does not count, because it may have arrived earlier.
         """
+        self._busy_at = now
         if self._window is None:
             self._window, self._received = now, 0
         if fetch.first is None or available < fetch.first:
