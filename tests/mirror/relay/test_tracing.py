@@ -129,14 +129,29 @@ async def test_a_runtime_that_tries_again_at_once_waits_until_the_link_is_known(
             assert set(router.wants[-1].failed) == {"a"}
 
 
-@pytest.mark.parametrize("is_wrong", [True, False])
+OTHER_END = CHANGED[: 2 * MIB] + DATA[2 * MIB :]
+"""Its first two MiB are those of `CHANGED`."""
+ATTEMPTS: dict[str, tuple[bool, list[tuple[bytes, bool]]]] = {
+    "it is wrong": (True, [(CHANGED, True)]),
+    "nobody says that it is wrong": (False, [(CHANGED, False)]),
+    "an earlier one, which began with other bytes, was wrong": (False, [(b"?" + DATA[1:], True), (CHANGED, False)]),
+    "an earlier one, which began with the same bytes, was wrong": (False, [(OTHER_END, True), (CHANGED, False)]),
+    "it is wrong, and the next one has just begun": (True, [(CHANGED, True), (CHANGED[:1000], False)]),
+    "it is wrong, and an earlier one was wrong, too": (True, [(OTHER_END, True), (CHANGED, True)]),
+}
+"""What the feeder says of its attempts, and whether what it passed on in the last one of `CHANGED` is wrong."""
+
+
+@pytest.mark.parametrize(("is_wrong", "attempts"), ATTEMPTS.values(), ids=ATTEMPTS)
 async def test_a_host_that_finds_no_other_feeder_asks_the_last_one_whether_its_bytes_were_wrong(
-    *, is_wrong: bool, caplog: pytest.LogCaptureFixture
+    *, is_wrong: bool, attempts: list[tuple[bytes, bool]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The feeder was withdrawn before it had sent all. The runtime would fetch the rest from upstream in vain."""
     feeder, lease, claim = ScriptedFeeder(2 * MIB), SupersededLease(), RecordingLease()
     feeder.sent = CHANGED
-    feeder.received = encode_received([ReceivedBytes(prefixes(CHANGED), [(0, None)], is_wrong=is_wrong)])
+    feeder.received = encode_received(
+        [ReceivedBytes(prefixes(data), [(0, None)], is_wrong=is_known) for data, is_known in attempts]
+    )
     async with peers(DATA, feeder) as [a]:
         router = KnowingRouter(Feed((in_flight(a),), lease), Upstream(claim))
         async with pulling(router) as host:

@@ -111,11 +111,11 @@ async def was_found_wrong(digest: Digest, received: ReceivedBytes, feeder: Peer,
         feeder: The peer.
         context: The mirror's context, with the relay's log.
     """
-    ours = received.prefixes
-    for theirs in await _fetch_received(digest, feeder, context, is_urgent=True):
-        common = min(len(ours), len(theirs.prefixes))
-        if theirs.is_wrong and (not common or ours[common - 1] == theirs.prefixes[common - 1]):
-            return True
+    ours = tuple(received.prefixes)
+    # Several attempts of the feeder may have begun with these bytes. What it passed on last is of the last one.
+    for theirs in reversed(await _fetch_received(digest, feeder, context, is_urgent=True)):
+        if tuple(theirs.prefixes[: len(ours)])[-1:] == ours[-1:]:
+            return theirs.is_wrong
     return False
 
 
