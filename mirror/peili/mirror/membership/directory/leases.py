@@ -161,6 +161,8 @@ class Leases:
     def release(self, held: _HeldKey, lease: Lease, reason: str, *, was_fed: bool) -> None:
         """End `lease`. If it was the last one of its key, the home is told soon."""
         held.leases.discard(lease)
+        if was_fed:
+            self._leave_feeder(held)
         if held.leases:
             return
         # A host that was sent upstream keeps its claim, and its store shows what becomes of it.
@@ -172,6 +174,18 @@ class Leases:
                 if home is not None:
                     self._tell_end(held, home, reason)
         self._settle(held)
+
+    def _leave_feeder(self, held: _HeldKey) -> None:
+        """Tell the home that nobody feeds this host any more, if it would learn that from nothing else.
+
+        This host goes upstream without a grant of that home. If it can show what it receives, `Takeover` tells homes.
+        """
+        fetch = self.upstream.find(held.key)
+        if fetch is None or fetch.home is not None or fetch.can_share or held.home is None:
+            return
+        if not any(isinstance(each, _FeedLease) for each in held.leases):
+            self._tell_end(held, held.home, LeaseEnd.GONE)
+            held.home = held.feeder = None
 
     def _tell_end(self, held: _HeldKey, home: str, reason: str) -> None:
         if held.asking:
@@ -191,7 +205,8 @@ class Leases:
             return
         for home in held.unused:
             is_used = held.home == home and bool(held.leases)
-            if not is_used and held.key not in self.upstream:
+            fetch = self.upstream.find(held.key)
+            if not is_used and (fetch is None or not (fetch.can_share or fetch.home)):
                 self._end(home, LeaseReport(held.key, 0, end=LeaseEnd.GONE))
         held.unused.clear()
         if not held.leases and self._held.get(held.key) is held:
