@@ -274,3 +274,30 @@ async def test_many_homes_are_told_a_few_at_a_time() -> None:
 
         await until(are_right)
     assert most <= 8
+
+
+async def test_a_host_that_is_no_home_any_more_is_told_so_and_forgets_the_keys() -> None:
+    async with publishing() as subject:
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes("a", "b", "c")
+        await until(lambda: subject.are_right([*KEYS], "a", "b", "c"))
+        for _ in range(3):
+            subject.set_homes("a", "b")
+            left = subject.homes["c"]
+            await until(lambda left=left: not left.held)  # type: ignore[misc]  # bound early
+            farewell = left.messages[-1]
+            assert (farewell.sequence, set(farewell.homes or ()), farewell.is_synced) == (0, {"a", "b"}, False)
+            subject.set_homes("a", "b", "c")
+            await until(lambda: subject.are_right([*KEYS], "a", "b", "c"))
+
+
+async def test_a_home_that_failed_is_told_nothing_when_another_one_takes_its_place() -> None:
+    async with publishing() as subject:
+        subject.homes["a"] = home = Home()
+        home.replies = [Reply.FAILED] * 1000
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes("a")
+        await until(lambda: home.messages)
+        subject.set_homes("b")
+        await until(lambda: subject.are_right([*KEYS], "b"))
+        assert len({each.session for each in home.messages}) == 1

@@ -80,6 +80,7 @@ class Directory:
             tasks,
             self._client.send_holdings,
             self._interval,
+            identity=context.identity,
             is_awaited=self._upstream.__contains__,
             upstream_rate=self._upstream.best_rate,
             doubted=self._upstream.doubted,

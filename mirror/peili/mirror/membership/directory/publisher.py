@@ -49,6 +49,7 @@ class Publisher:
         tasks: Owns the tasks that send.
         send: Sends a message to the home with this id.
         interval: Returns the seconds between two messages to a home.
+        identity: The id of this host, which may be a home, too.
         is_awaited: Returns whether other hosts may wait for the content of a key while it arrives here. Its first bytes
             are sent at once, and its growth about twice a second. Other content that begins to arrive waits for half a
             second, and its growth for the next message: what a host reads from others, its leases tell.
@@ -63,6 +64,7 @@ class Publisher:
         send: Callable[[str, Holdings], Awaitable[Reply]],
         interval: Callable[[], float],
         *,
+        identity: str = "",
         is_awaited: Callable[[str], bool] = lambda _: False,
         upstream_rate: Callable[[], float | None] = lambda: None,
         doubted: Callable[[], str | None] = lambda: None,
@@ -71,6 +73,7 @@ class Publisher:
         self._tasks = tasks
         self._send = send
         self._interval = interval
+        self._identity = identity
         self._is_awaited = is_awaited
         self._upstream_rate = upstream_rate
         self._doubted = doubted
@@ -78,6 +81,7 @@ class Publisher:
         self._by_slot: dict[int, dict[str, Have]] = {}
         self._homes = HomeSet(frozenset())
         self._links: dict[str, _Link] = {}
+        self._farewells: dict[str, asyncio.Task[None]] = {}  # to hosts that are no homes any more
         self._has_started = False
 
     def advertise(self, have: Iterable[StoreEvent]) -> None:
@@ -129,7 +133,11 @@ class Publisher:
     def _update_links(self, before: HomeSet) -> None:
         homes = self._homes
         for home in self._links.keys() - homes.ids:
-            self._links.pop(home).task.cancel()
+            link = self._links.pop(home)
+            link.task.cancel()
+            if link.was_accepted and homes.ids and home != self._identity:  # else it is gone, or needs no message
+                self._farewells[home] = farewell = self._tasks.start(self._leave(home))
+                farewell.add_done_callback(lambda done, home=home: self._forget_farewell(home, done))  # type: ignore[misc]  # bound early
         new = homes.ids - self._links.keys()
         for slot, keys in self._by_slot.items():
             old, now = before.homes_of(slot), homes.homes_of(slot)
@@ -140,9 +148,23 @@ class Publisher:
             link.is_synced = False
             link.wake.set()
         for home in new:
+            if home in self._farewells:  # it must not arrive after the new session has begun
+                self._farewells.pop(home).cancel()
             link = self._links[home] = _Link(home)
             link.begin(self._keys_of(home))
             link.task = self._tasks.start(self._run(link))
+
+    async def _leave(self, home: str) -> None:
+        """Tell a host that is no home any more: it is not told of changes now, so it must not say what this host lacks.
+
+        A new session lets it forget the keys. If the message fails, it forgets them after a few intervals.
+        """
+        homes = tuple(self._homes.ids)
+        await self._send(home, Holdings(secrets.token_hex(8), 0, self._interval(), homes, is_synced=False))
+
+    def _forget_farewell(self, home: str, farewell: asyncio.Task[None]) -> None:
+        if self._farewells.get(home) is farewell:
+            del self._farewells[home]
 
     def _keys_of(self, home: str) -> dict[str, Have]:
         slots = self._by_slot.items()
@@ -161,7 +183,7 @@ class Publisher:
                 link.wake.clear()
                 link.retry_now.clear()
                 link.note_sent()
-                is_accepted = await self._send_next(link)
+                is_accepted = link.was_accepted = await self._send_next(link)
             if is_accepted:
                 backoff.reset()
             else:
@@ -213,6 +235,7 @@ class _Link:
         is_synced: Whether it knows everything that it should know, except the newest changes.
         wake: Set when there is something to send.
         retry_now: Set when the next try should not wait, although the last one failed.
+        was_accepted: Whether the home has accepted the last message.
         task: Sends the messages.
     """
 
@@ -222,6 +245,7 @@ class _Link:
         self.home = home
         self.wake = asyncio.Event()
         self.retry_now = asyncio.Event()
+        self.was_accepted = False
         self._quiet_at = 0.0  # when the burst of messages so far is over, on the loop's clock
         self._waking: asyncio.TimerHandle | None = None
         self.begin({})
