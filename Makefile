@@ -25,10 +25,12 @@ demo:
 	@sh scripts/venv $(DEMO) demo
 	@$(DEMO)/bin/python -m peili.adapters.standalone demo $(ARGS)
 
-# Bytecode is written whatever the caller has set: each worker imports all tests, and compiling them takes half a minute.
+# Bytecode is written whatever the caller has set: each worker imports all tests, and compiling them takes seconds. So
+# they are compiled once, while the programs are prepared.
 test:
 	@sh scripts/venv $(VENV) test
-	@$(BIN)/python -m tests.prepare
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -q $(ARGS) >/dev/null 2>&1 & \
+	$(BIN)/python -m tests.prepare; prepared=$$?; wait; exit $$prepared
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv

@@ -215,12 +215,13 @@ def take_turns(sides: Sequence[Callable[[], T]], *, rounds: int, warm_up: bool =
     Args:
         sides: Each takes one sample of its side. Their order is reversed in every second round.
         rounds: The number of samples of each side.
-        warm_up: Whether to run one round first that does not count.
+        warm_up: Whether to run one round first that does not count. A single round only shows that the sides run, and
+            needs none.
 
     Returns:
         The samples of each side.
     """
-    if warm_up:
+    if warm_up and rounds > 1:
         for side in sides:
             side()
     samples: list[list[T]] = [[] for _ in sides]

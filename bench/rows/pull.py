@@ -44,14 +44,14 @@ class Host:
 
 def rows(setting: Setting) -> Iterator[Row]:
     """Yield rows of the time of a pull, and of the CPU seconds of all processes that take part in it."""
-    size = setting.pick(16, 1) * MIB
+    size, layers = setting.pick(16, 1) * MIB, setting.pick(_LAYERS, 4)
     with ExitStack() as stack:
         network = stack.enter_context(LoopbackNetwork())
         upstream = Upstream(network.add_node("upstream"), setting.new("upstream"))
         stack.callback(upstream.stop)
         upstream.start()
         warm, puller, direct = (_host(setting, network, stack) for _ in range(3))
-        image = upstream.push(make_layout(setting.new("image"), layers=[size] * _LAYERS, tags=["v1"]), "library/pulled")
+        image = upstream.push(make_layout(setting.new("image"), layers=[size] * layers, tags=["v1"]), "library/pulled")
         _join(warm, puller, image)
         _wait_found(puller, image, {})
         direct.containerd.set_mirrors(upstream.name)
@@ -61,15 +61,15 @@ def rows(setting: Setting) -> Iterator[Row]:
             partial(_pull, image, direct.containerd, (direct.containerd.process, upstream.process)),
         )
         ours, theirs = take_turns(sides, rounds=setting.rounds)
-    what = f"pull {_LAYERS} layers of {size // MIB} MiB by containerd, warm peer"
+    what = f"pull {layers} layers of {size // MIB} MiB by containerd, warm peer"
     times, costs = zip(*ours, strict=True)
     their_times, their_costs = zip(*theirs, strict=True)
     yield Row(GROUP, what, SECONDS, times, _AGAINST, their_times)
     yield Row(GROUP, f"{what}: all CPU", CPU_SECONDS, costs, _AGAINST, their_costs)
-    yield _covered_row(setting, size)
+    yield _covered_row(setting, size, layers)
 
 
-def _covered_row(setting: Setting, size: int) -> Row:
+def _covered_row(setting: Setting, size: int, layers: int) -> Row:
     """Compare a pull with rights, which the mirror has to check, with one that needs none."""
     with ExitStack() as stack:
         network = stack.enter_context(LoopbackNetwork())
@@ -80,7 +80,7 @@ def _covered_row(setting: Setting, size: int) -> Row:
             service.start()
         warm, puller = (_host(setting, network, stack) for _ in range(2))
         covered, open_to_all = (
-            upstream.push(make_layout(setting.new("image"), layers=[size] * _LAYERS, tags=["v1"]), f"{team}/pulled")
+            upstream.push(make_layout(setting.new("image"), layers=[size] * layers, tags=["v1"]), f"{team}/pulled")
             for team in ("team", "public")
         )
         key = setting.new("key")
@@ -100,7 +100,7 @@ def _covered_row(setting: Setting, size: int) -> Row:
             _wait_found(puller, image, {"Authorization": f"Bearer {issued.token}"})
         sides = [partial(_pull, image, puller.containerd, (), secret) for image in (covered, open_to_all)]
         ours, theirs = take_turns(sides, rounds=setting.rounds)
-    what = f"pull {_LAYERS} layers of {size // MIB} MiB by containerd, with rights that are checked"
+    what = f"pull {layers} layers of {size // MIB} MiB by containerd, with rights that are checked"
     times, their_times = ([took for took, _ in side] for side in (ours, theirs))
     return Row(GROUP, what, SECONDS, tuple(times), "an image for everybody", tuple(their_times), COVERED_PULL)
 

@@ -112,6 +112,12 @@ def test_the_order_of_the_sides_alternates_and_the_warm_up_does_not_count() -> N
     assert samples == [(3, 6, 7), (4, 5, 8)]
 
 
+def test_a_single_round_is_not_warmed_up() -> None:
+    calls: list[str] = []
+    take_turns([lambda: calls.append("ours"), lambda: calls.append("theirs")], rounds=1)
+    assert calls == ["ours", "theirs"]
+
+
 @pytest.mark.parametrize(("ours", "met"), [((12.0, 12.5, 99.0), True), ((12.0, 12.6, 13.0), False)])
 def test_a_budget_of_the_difference(ours: tuple[float, ...], met: bool) -> None:
     found = row("ms", ours, (10.0, 10.5, 11.0), AtMostMore(2))
