@@ -20,7 +20,7 @@ def test_an_exited_mirror_leaves_nothing_behind(framework: str, tmp_path: Path) 
     layout = make_layout(tmp_path / "layout", layers=[10]).path
     python = [sys.executable, "-X", "dev", "-W", "error"]
     command = [*python, "-m", "tests.embedding.leak_check", framework, str(tls), str(layout)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     # The only expected log line says that containerd is not running.
     unexpected = [line for line in done.stderr.splitlines() if "/nowhere/containerd.sock" not in line]
     assert not unexpected, "\n".join(unexpected)

@@ -20,6 +20,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir")
     alone = ("--no-index", "--no-deps", "--no-build-isolation")  # hatchling and peili are here; nothing is fetched
     command = [sys.executable, "-m", "pip", "install", *quiet, *alone, "--target", str(site), str(HARBOUR)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return site

@@ -55,7 +55,7 @@ def pull(setup: str, end: str, *, has_api: bool) -> str:
     """Pull a blob from a peer in a process of its own, because the SDK is set up for a whole process."""
     program = PULL.format(setup=setup, end=end, has_api=has_api)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False, env={**os.environ}
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=500, check=False, env={**os.environ}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

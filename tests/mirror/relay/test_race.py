@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 import pytest
-from tests.support.waiting import until
+from tests.support.waiting import WAIT, until
 from typing_extensions import override
 
 from peili.mirror import Holder, Limits, Peer, PeerUnavailable, RouterUnavailable
@@ -289,10 +289,14 @@ async def test_losing_a_race_is_not_a_failure() -> None:
 
 
 async def test_a_holder_that_is_silent_much_longer_than_the_winner_took_has_hesitated() -> None:
-    holders = FakeHolders()
-    winner = await holders.race("silent", "good")
-    assert winner is not None
-    assert holders.failed == []
+    async with asyncio.timeout(WAIT):
+        while True:  # on a busy machine, the winner itself may take long
+            holders = FakeHolders()
+            winner = await holders.race("silent", "good")
+            assert winner is not None
+            assert holders.failed == []
+            if holders.hesitated:
+                break
     assert holders.hesitated == ["silent"]
 
 
