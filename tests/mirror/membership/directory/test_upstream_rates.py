@@ -132,6 +132,21 @@ def test_of_the_slow_keys_the_one_with_the_smallest_rest_is_doubted_and_no_other
     assert fetches.doubted() == "a"
 
 
+def test_the_time_before_the_runtime_has_begun_does_not_count_against_the_path_to_upstream() -> None:
+    """containerd 2.1 and later ask for all layers at once, and fetch three at a time."""
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    for key in ("large", "a"):
+        fetches.begin(key, can_share=True)
+    fetches.grow("large", 0)
+    grown(clock, fetches, 60, large=90 * MIB)
+    for step in range(1, 12):
+        grown(clock, fetches, 1, a=step * MIB)
+        assert fetches.doubted() is None
+    fetches.complete("a", 16 * MIB)
+    assert fetches.best_rate() == 15 * MIB / 10
+
+
 def test_a_key_that_is_nearly_all_is_doubted_only_if_its_rest_takes_very_long() -> None:
     clock = Clock(0.0)
     fetches = UpstreamFetches(clock)

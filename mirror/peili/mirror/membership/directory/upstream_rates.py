@@ -39,7 +39,8 @@ class UpstreamFetch:
         home: The id of the home that knows of it; None if no home does.
         size: The size of the whole content in bytes, if it is known.
         can_share: Whether other hosts can read it here while it arrives.
-        allowed: When it was allowed.
+        started: When its first bytes were seen; until then, when it was allowed. The runtime may fetch other content
+            before it.
         grew: When it last grew.
         first: How many bytes there were at first; None while that is not known.
         latest: How many there are now.
@@ -49,7 +50,7 @@ class UpstreamFetch:
     home: str | None
     size: int | None
     can_share: bool
-    allowed: float
+    started: float
     grew: float
     first: int | None = None
     latest: int = 0
@@ -63,7 +64,7 @@ class UpstreamFetch:
     def rest_time(self) -> float:
         """The seconds that they need at the rate so far; 0 while that was not measured."""
         received = self.latest - (self.first or 0)
-        return self.rest * (self.grew - self.allowed) / received if received > 0 else 0.0
+        return self.rest * (self.grew - self.started) / received if received > 0 else 0.0
 
 
 class UpstreamFetches:
@@ -133,8 +134,9 @@ class UpstreamFetches:
     def complete(self, key: str, size: int | None) -> None:
         """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
         fetch, now = self._fetches.get(key), self._clock()
-        if fetch is not None and size is not None and now > fetch.allowed:
-            self._rates.append((now, size / (now - fetch.allowed) if size >= _MEASURED_SIZE else 0.0))
+        if fetch is not None and size is not None and now > fetch.started:
+            received = size - (fetch.first or 0)
+            self._rates.append((now, received / (now - fetch.started) if size >= _MEASURED_SIZE else 0.0))
             self._receive(fetch, size, now)
         self.end(key)
 
@@ -167,7 +169,7 @@ class UpstreamFetches:
         if self._window is None:
             self._window, self._received = now, 0
         if fetch.first is None or available < fetch.first:
-            fetch.first = available
+            fetch.first, fetch.started = available, now
         else:
             self._received += max(0, available - fetch.latest)
         fetch.latest = available
@@ -205,7 +207,7 @@ class UpstreamFetches:
         everything = sum(each.size or 0 for each in self._fetches.values())
 
         def is_worth(fetch: UpstreamFetch) -> bool:
-            age = now - fetch.allowed
+            age = now - fetch.started
             if fetch.rest * _CHEAP_SHARE <= everything:
                 return age >= _CHEAP_AGE and fetch.rest_time >= _CHEAP_TIME
             return min(age, fetch.rest_time) >= _COSTLY_TIME
