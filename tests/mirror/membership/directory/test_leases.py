@@ -47,6 +47,7 @@ async def test_a_host_that_goes_upstream_and_can_show_nothing_leaves_its_feeder(
             if is_asking:
                 await fed[1].release(LeaseEnd.SUPERSEDED)
         if not is_asking:
+            await subject.flush()
             assert not any(each.end for each in told)
             await fed[1].release(LeaseEnd.SUPERSEDED)
         await until(lambda: told[-1] == LeaseReport(KEY, 0, end=LeaseEnd.GONE))
@@ -61,4 +62,5 @@ async def test_a_host_that_shows_what_it_gets_from_upstream_keeps_its_place() ->
         upstream = subject.take_upstream(Want(KEY, can_share=True))
         await fed.release(LeaseEnd.SUPERSEDED)
         await upstream.release(LeaseEnd.DONE)
+        await subject.flush()
         assert not any(each.end for each in told)
