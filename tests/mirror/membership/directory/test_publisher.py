@@ -47,7 +47,7 @@ class Subject:
 
     def __init__(self, tasks: Tasks, backoff: float) -> None:
         self.homes: dict[str, Home] = {}
-        self.at_once = 0
+        self.at_once = self.most_at_once = 0
         self.interval = 60.0
         self.awaited: set[Key] = set()
         limits = Limits(backoff_min=backoff, backoff_max=2 * backoff)
@@ -57,6 +57,7 @@ class Subject:
 
     async def _send(self, home: str, message: Holdings) -> Reply:
         self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
         self.at_once -= 1
         return self.homes.setdefault(home, Home()).take(message)
@@ -262,18 +263,17 @@ async def test_a_home_hears_from_a_host_at_intervals() -> None:
 
 async def test_many_homes_are_told_a_few_at_a_time() -> None:
     homes = choose_homes(f"host-{number}" for number in range(100))
-    most = 0
     async with publishing() as subject:
         subject.publisher.advertise([*have(*KEYS), Synced()])
         subject.set_homes(*homes)
-
-        def are_right() -> bool:
-            nonlocal most
-            most = max(most, subject.at_once)
-            return subject.are_right([*KEYS], *homes)
-
-        await until(are_right)
-    assert most <= 8
+        await until(lambda: subject.are_right([*KEYS], *homes))
+        assert subject.most_at_once == 8
+        kept, *left = homes
+        subject.most_at_once = 0
+        subject.set_homes(kept)
+        await until(lambda: all(subject.homes[each].messages[-1].homes == (kept,) for each in left))
+        await until(lambda: subject.are_right([*KEYS], kept))
+    assert subject.most_at_once == 8, "also when they are no homes any more"
 
 
 async def test_a_host_that_is_no_home_any_more_is_told_so_and_forgets_the_keys() -> None:

@@ -159,8 +159,9 @@ class Publisher:
 
         A new session lets it forget the keys. If the message fails, it forgets them after a few intervals.
         """
-        homes = tuple(self._homes.ids)
-        await self._send(home, Holdings(secrets.token_hex(8), 0, self._interval(), homes, is_synced=False))
+        async with self._slots:
+            homes = tuple(self._homes.ids)
+            await self._send(home, Holdings(secrets.token_hex(8), 0, self._interval(), homes, is_synced=False))
 
     def _forget_farewell(self, home: str, farewell: asyncio.Task[None]) -> None:
         if self._farewells.get(home) is farewell:
