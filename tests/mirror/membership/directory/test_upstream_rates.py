@@ -147,6 +147,18 @@ def test_the_time_before_the_runtime_has_begun_does_not_count_against_the_path_t
     assert fetches.best_rate() == 15 * MIB / 10
 
 
+def test_first_bytes_that_are_seen_late_do_not_make_upstream_look_fast() -> None:
+    """Others compare their rates with it, and a root that looks slow is helped by another one, which costs a copy."""
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    fetches.begin("seen late")
+    clock.now = 10
+    fetches.grow("seen late", MIB)
+    clock.now = 10.001
+    fetches.complete("seen late", 3 * MIB)
+    assert fetches.best_rate() == 2 * MIB
+
+
 def test_a_key_that_is_nearly_all_is_doubted_only_if_its_rest_takes_very_long() -> None:
     clock = Clock(0.0)
     fetches = UpstreamFetches(clock)

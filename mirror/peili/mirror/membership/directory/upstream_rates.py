@@ -39,6 +39,7 @@ class UpstreamFetch:
         home: The id of the home that knows of it; None if no home does.
         size: The size of the whole content in bytes, if it is known.
         can_share: Whether other hosts can read it here while it arrives.
+        allowed: When it was allowed.
         started: When its first bytes were seen; until then, when it was allowed. The runtime may fetch other content
             before it.
         grew: When it last grew.
@@ -50,6 +51,7 @@ class UpstreamFetch:
     home: str | None
     size: int | None
     can_share: bool
+    allowed: float
     started: float
     grew: float
     first: int | None = None
@@ -97,7 +99,7 @@ class UpstreamFetches:
             can_share: Whether other hosts can read it here while it arrives.
         """
         now = self._clock()
-        fetch = self._fetches.setdefault(key, UpstreamFetch(key, home, size, can_share, now, now))
+        fetch = self._fetches.setdefault(key, UpstreamFetch(key, home, size, can_share, now, now, now))
         fetch.home, fetch.can_share = home or fetch.home, can_share or fetch.can_share
         if len(self._fetches) > _MAX_FETCHES:
             self._fetches.popitem(last=False)
@@ -132,11 +134,16 @@ class UpstreamFetches:
         self._busy_at = self._clock()
 
     def complete(self, key: str, size: int | None) -> None:
-        """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
+        """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once.
+
+        The first bytes may be seen here some time after they have arrived. So what has come since then counts as if it
+        had taken at least a second, unless the fetch was allowed later than that.
+        """
         fetch, now = self._fetches.get(key), self._clock()
-        if fetch is not None and size is not None and now > fetch.started:
+        if fetch is not None and size is not None and now > fetch.allowed:
             received = size - (fetch.first or 0)
-            self._rates.append((now, received / (now - fetch.started) if size >= _MEASURED_SIZE else 0.0))
+            seconds = max(now - fetch.started, min(_WINDOW, now - fetch.allowed))
+            self._rates.append((now, received / seconds if size >= _MEASURED_SIZE else 0.0))
             self._receive(fetch, size, now)
         self.end(key)
 
