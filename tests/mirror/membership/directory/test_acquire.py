@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 NO_HEARTBEAT = Limits(lookup_timeout=5, lookup_ttl=0.001, miss_ttl=0.001, directory_heartbeat=1000)
 SMALL, LARGE = 4, 12
-"""Clusters whose members ask all others, and those whose members rely on the directory."""
+"""The sizes of clusters."""
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ async def test_a_fetch_that_has_not_begun_is_reported_while_the_runtime_receives
     feeding = await feed(others[0], key)
     other = Digest.of(b"other " + key.encode())
     await go_upstream(root, other)
-    ingest = root.store.begin(other, 1000)
+    ingest = root.store.begin(other, 1_000_000)
 
     def postponed() -> bool:
         ingest.write(b"x")

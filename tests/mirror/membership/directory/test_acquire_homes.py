@@ -48,7 +48,7 @@ pytestmark = pytest.mark.anyio
 KEY = Digest.of(b"a layer")
 HASTY = Limits(lookup_timeout=1, lookup_ttl=0.001, miss_ttl=0.001, directory_heartbeat=1)
 SMALL, LARGE = 4, 12
-"""Clusters whose members ask all others, and those whose members rely on the directory."""
+"""The sizes of clusters."""
 
 
 async def test_the_next_home_decides_if_the_first_one_is_gone_and_that_one_learns_of_the_leases_again() -> None:
@@ -135,6 +135,23 @@ async def test_a_home_is_told_about_a_fetch_although_it_names_another_home_for_a
             Response(OtherHome("h3").encode()) if query.request.key == disputed else grants(GoUpstream())
         )
         await until(lambda: any(each.request.is_fetching and each.request.key == plain for each in script.asked))
+
+
+async def test_a_home_that_is_told_about_a_fetch_also_learns_that_the_runtime_has_not_begun_it() -> None:
+    script = Script(lambda _: Response(status_code=403))
+    async with cluster_with(script) as hosts:
+        queued, arriving = (Digest.of(data_at(hosts, "scripted", salt)) for salt in ("queued", "arriving"))
+        for key in (queued, arriving):
+            await go_upstream(hosts[0], key)
+        script.answer = lambda _: grants(GoUpstream())
+        ingest = hosts[0].store.begin(arriving, 1_000_000)
+
+        def is_told() -> bool:
+            ingest.write(b"x")
+            return LeaseReport(queued, 0, is_queued=True) in script.taken
+
+        await until(is_told)
+        ingest.abort()
 
 
 def key_of(home: Host, hosts: Collection[Host]) -> Digest:

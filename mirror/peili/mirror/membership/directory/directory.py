@@ -87,7 +87,7 @@ class Directory:
         )
         self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream)
         self.claiming = Claiming(tasks, self._client, self.leases, self._homes_of)
-        self._takeover = Takeover(tasks, self._client, self._upstream, self._first_home)
+        self._takeover = Takeover(tasks, self._client, self._upstream, self._first_home, self.leases.report_to)
         self._search = MemberSearch(self._look_for_members, lambda: health.version, context.limits.backoff_max)
         self._homes = HomeSet(frozenset())
         self._candidates: frozenset[str] | None = None

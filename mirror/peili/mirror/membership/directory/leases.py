@@ -151,6 +151,10 @@ class Leases:
                 held.home = home
                 self._link(home)
 
+    def report_to(self, home: str) -> None:
+        """Report to `home` from now on, as long as there is something to report."""
+        self._link(home)
+
     async def flush(self) -> None:
         """Wait until the homes were told which transfers have ended, for a moment. Call it before the tasks end."""
         with suppress(TimeoutError):

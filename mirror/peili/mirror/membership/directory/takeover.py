@@ -23,15 +23,22 @@ class Takeover:
         client: Asks homes.
         upstream: What the runtime fetches.
         first_home: Returns the first home of a key; None if there is no home.
+        told: Called with the id of a home that knows of a fetch now.
     """
 
     def __init__(
-        self, tasks: Tasks, client: HomeClient, upstream: UpstreamFetches, first_home: Callable[[str], str | None]
+        self,
+        tasks: Tasks,
+        client: HomeClient,
+        upstream: UpstreamFetches,
+        first_home: Callable[[str], str | None],
+        told: Callable[[str], None],
     ) -> None:
         self._tasks = tasks
         self._client = client
         self._upstream = upstream
         self._first_home = first_home
+        self._told = told
         self._telling: dict[str, asyncio.Task[None]] = {}  # by home
 
     def run(self) -> None:
@@ -64,6 +71,7 @@ class Takeover:
             match await self._client.acquire(home, request, is_final=False):
                 case Granted():
                     fetch.home = home
+                    self._told(home)
                 case OtherHome():
                     continue  # it knows other members, and may be the first home of other keys
                 case None:
