@@ -57,3 +57,15 @@ async def test_what_a_manifest_from_another_host_names_is_followed() -> None:
             for digest in (ONE, TWO):
                 assert (await host.get(digest)).status == 404
     assert [want.follows for want in router.wants if want.key in {ONE, TWO}] == [False, True, False]
+
+
+async def test_a_runtime_that_only_asks_whether_there_is_content_still_follows() -> None:
+    """Docker and others ask for a layer with HEAD before they fetch it."""
+    data = manifest()
+    async with peers(data, honest) as [a]:
+        router = AdvisingRouter(Feed((a.holder,)), Upstream())
+        async with pulling(router) as host:
+            assert (await host.get(Digest.of(data), kind="manifests")).body == data
+            assert (await host.get(ONE, method="HEAD")).status == 404
+            assert (await host.get(ONE)).status == 404
+    assert router.wants[-1].follows

@@ -255,7 +255,8 @@ class Holders:
         try:
             answer = await self.lease.acquire(want)
         except NotFound:
-            self._state.followed.give_up(self._request.digest)
+            if self.reads_in_flight:  # else the runtime may only have asked whether there is such content
+                self._state.followed.give_up(self._request.digest)
             raise
         self.requests.named = self._usable(answer, accepts_in_flight=want.accepts_in_flight)
 
