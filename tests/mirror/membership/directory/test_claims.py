@@ -8,6 +8,8 @@ import pytest
 from tests.mirror.membership.directory.home import KEY, MIB, Home
 
 from peili.mirror import FailureReason, LeaseEnd
+from peili.mirror.membership.directory.fetcher import Fetcher
+from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.peer_api.leases import FeedFrom, GoUpstream, WaitFor
 
 
@@ -190,6 +192,20 @@ def test_hosts_that_share_an_uplink_move_to_whole_holders_that_are_free() -> Non
     assert {home.feeder(host, 33 * MIB) for host in told} == {"holder", "another"}
     home.now += 1
     assert not any(home.report(host, 34 * MIB, feeders[host]) for host in feeders.keys() - told)
+
+
+def test_a_host_that_reads_from_several_holders_takes_a_share_of_the_first_only() -> None:
+    fetch = Fetch(KEY, 4, Counter())
+    hosts = {name: Fetcher(name, "", since=0, heard=0, grew=0) for name in ("one", "two", "a", "b", "c")}
+    for each in hosts.values():
+        fetch.add(each)
+    for name in ("one", "two"):
+        fetch.set_whole(hosts[name], 0)
+    fetch.feed(hosts["a"], ("one", "two"), 0)
+    fetch.feed(hosts["b"], ("two",), 0)
+    assert not fetch.sharing()
+    fetch.feed(hosts["c"], ("two",), 0)
+    assert fetch.sharing() == [hosts["c"]]
 
 
 def test_hosts_do_not_leave_their_zone_for_a_whole_holder() -> None:
@@ -379,6 +395,20 @@ def test_a_host_that_follows_another_one_does_not_wait_for_long() -> None:
     assert home.feeder("a", follows=True) == "b"
 
 
+@pytest.mark.parametrize("has_left", [False, True])
+def test_a_host_that_follows_another_one_does_not_wait_once_more_if_that_one_gets_nothing(has_left: bool) -> None:
+    home = Home()
+    home.ask("a")
+    home.feeder("b", follows=True)
+    if has_left:
+        home.report("a", 0, end=LeaseEnd.GONE)
+    else:
+        home.now += home.limits.claim_timeout + 2
+        home.claims.expire()
+    assert home.report("b", 0, "a") == [KEY]
+    assert home.ask("b", follows=True) == GoUpstream()
+
+
 def test_a_root_whose_runtime_fetches_other_content_first_has_as_much_time_as_it_says() -> None:
     home = Home()
     home.ask("a", upstream_rate=1e6)
@@ -393,6 +423,18 @@ def test_a_root_whose_runtime_fetches_other_content_first_has_as_much_time_as_it
     assert home.report("b", MIB, "a") == []
     home.now += 5
     assert home.feeder("c") == "b"
+
+
+def test_a_root_that_says_so_for_more_than_two_minutes_is_replaced() -> None:
+    home = Home()
+    home.ask("a", upstream_rate=1e6)
+    home.feeder("b")
+    begun = home.now
+    while home.report("b", 0, "a") == [] and home.now < begun + 600:
+        home.now += 1
+        home.report("a", 0, is_queued=True)
+    assert begun + 120 < home.now < begun + 150
+    assert home.ask("b") == GoUpstream()
 
 
 def test_a_root_that_does_not_say_so_any_more_is_replaced() -> None:

@@ -364,13 +364,14 @@ class Claims:
 
         A host that follows another one waits for it. containerd 2.1 and later ask for all layers at once, but fetch
         only three at a time. If each host were the root of some layers, all would wait for layers that nobody fetches.
+        If there was a root, it has got nothing or is gone, and nobody is ahead any more.
 
         The root of the last layers has them first, so it also asks for the next one first. If its path to upstream is
         slow, it would slow down all layers. So it waits once, too.
         """
         if fetch.roots:
             return False
-        if fetcher.follows:
+        if fetcher.follows and not fetch.had_root:
             fetcher.waits_since = now if fetcher.waits_since is None else fetcher.waits_since
             return fetcher.waits_since + _FOLLOW_TIME > now
         rate = self._rates.upstream_of(fetcher.host, now)

@@ -11,6 +11,9 @@ _EXTRAPOLATED = 1.0
 """Seconds for which a host is assumed to go on at its rate."""
 _PAUSE = 2.0
 """A host without a byte for this many seconds may have stopped. Before that, it is only slow."""
+_QUEUED_TIME = 130.0
+"""Seconds after which nobody is believed any more that its runtime fetches other content first: hosts stop saying so
+after 120 s."""
 _PAUSED_STEPS = 2
 """It counts as stopped once it has also missed this many steps as long as its last one."""
 
@@ -37,6 +40,7 @@ class Fetcher:
         root: The host at the end of its path.
         is_root: Whether its runtime was sent upstream, so that others may wait for it.
         claimed: From which offset on its runtime was sent upstream.
+        claimed_at: When it was.
         has_given_up: Whether its runtime has ended without a byte from upstream.
         is_doubted: Whether it has said that another host may be faster.
         can_share: Whether it can feed others while it receives.
@@ -45,7 +49,7 @@ class Fetcher:
         whole_since: Since when.
         is_disputed: Whether it has asked for the key although its reports say that it has it whole.
         asked: When it last asked for the key.
-        waits_since: Since when it waits for a free feeder.
+        waits_since: Since when it is told to wait.
         is_silent: Whether another host got no answer from it since it was last heard.
         is_starving: Whether another host was told that it gets no further bytes.
         is_barred: Whether wrong bytes went over a link of it, so that it feeds nobody while it receives.
@@ -73,6 +77,7 @@ class Fetcher:
     root: str = ""
     is_root: bool = False
     claimed: int = 0
+    claimed_at: float = 0.0
     has_given_up: bool = False
     is_doubted: bool = False
     can_share: bool = False
@@ -126,8 +131,11 @@ class Fetcher:
         return False
 
     def postpone(self, now: float) -> None:
-        """Record that its runtime fetches other content first. If it was sent upstream, it has as much time again."""
-        if self.is_root and self.offset <= self.claimed:
+        """Record that its runtime fetches other content first. If it was sent upstream, it has as much time again.
+
+        That ends after `_QUEUED_TIME`: others wait for this host, which may be wrong or lie.
+        """
+        if self.is_root and self.offset <= self.claimed and now < self.claimed_at + _QUEUED_TIME:
             self.grew = self.fed_since = now
 
     def measure_anew(self) -> None:

@@ -29,6 +29,7 @@ class Fetch:
         most: As above.
         recorded: The hosts that are here because of what they have reported about their stores.
         roots: The ids of the hosts that were sent upstream.
+        had_root: Whether there ever was one.
         asked: When a host last asked for the key.
         reviewed_at: When the roots were last reviewed.
         refusals: How many hosts in a row were sent upstream and got nothing.
@@ -43,6 +44,7 @@ class Fetch:
         self.children: dict[str, dict[str, None]] = {}
         self.recorded: set[str] = set()
         self.roots: dict[str, None] = {}
+        self.had_root = False
         self.asked = self.reviewed_at = float("-inf")
         self.refusals = 0
         self.promoted_at = float("-inf")
@@ -102,9 +104,10 @@ class Fetch:
             self.feed(fetcher, (), now)
             fetcher.measure_anew()
             fetcher.claimed = fetcher.fed_offset = fetcher.offset
-            fetcher.grew = fetcher.fed_since = now
+            fetcher.grew = fetcher.fed_since = fetcher.claimed_at = now
             fetcher.is_starving = fetcher.has_given_up = fetcher.is_doubted = False
             self.roots[fetcher.host] = None
+            self.had_root = True
         else:
             self.roots.pop(fetcher.host, None)
 
@@ -176,7 +179,7 @@ class Fetch:
         for feeder in self.children.keys() & self.hosts.keys():
             if self.load(feeder) > 1:
                 children = (self.hosts[each] for each in self.children[feeder] if each in self.hosts)
-                found += [each for each in children if each.takes_share][1:]
+                found += [each for each in children if each.feeders[0] == feeder and each.takes_share][1:]
         return sorted(found, key=lambda each: each.depth)
 
     def arrange(self, host: str) -> None:
