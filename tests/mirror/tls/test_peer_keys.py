@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from starlette.requests import HTTPConnection
-from tests.mirror.tls.tls_hosts import TLSHost, host_keys, status_at, tls_host, until_pulled, write_keys
+from tests.mirror.tls.tls_hosts import TLSHost, host_keys, status_at, tls_host, until_found, until_pulled, write_keys
 from tests.support.waiting import until
 
-from peili.mirror import ConfigError, Mirror, PeerKeys, PeerTLS, PushRouter, TLSContexts, peer_identity, serve
+from peili.mirror import ConfigError, Digest, Mirror, PeerKeys, PeerTLS, PushRouter, TLSContexts, peer_identity, serve
 from peili.mirror.client import pool
 from peili.mirror.tls import from_files, peer_keys
 from peili.stores.memory import MemoryStore
@@ -146,17 +146,20 @@ async def test_keys_are_replaced_in_three_steps_without_a_failed_pull(
     monkeypatch.setattr(pool, "KEEP_ALIVE", 0.0)  # each pull makes new connections
     names = ["one", "two", "three"]
     async with AsyncExitStack() as stack:
-        hosts = [await stack.enter_async_context(tls_host(host_keys(tmp_path, name, KEY))) for name in names]
+        keys = [host_keys(tmp_path, name, KEY) for name in names]
+        hosts = [await stack.enter_async_context(tls_host(each, miss_ttl=0.01)) for each in keys]
         for each in hosts:
             each.know(*hosts)
-        await pull_everywhere(hosts, "before")
         for step in ([KEY, OTHER_KEY], [OTHER_KEY, KEY], [OTHER_KEY]):
             for name, each in zip(names, hosts, strict=True):
                 assert each.mirror.peer_tls is not None
                 before = each.mirror.peer_tls.contexts()
+                contents = await add_everywhere(hosts, f"{step} {name}")
                 write_keys(tmp_path / f"{name}.key", *step)
                 await until(partial(has_changed, each.mirror.peer_tls, before))
-                await pull_everywhere(hosts, f"{step} {name}")
+                for digest, holder in zip(contents, hosts, strict=True):
+                    for other in hosts:
+                        assert other is holder or await other.pull(digest) == 200, f"{step} {name}"
         with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
             await status_at(hosts[0].port, host_keys(tmp_path, "late", KEY).contexts().client, peer_keys.CLUSTER_NAME)
 
@@ -165,13 +168,14 @@ def has_changed(tls: PeerTLS, before: TLSContexts) -> bool:
     return tls.contexts() is not before
 
 
-async def pull_everywhere(hosts: Sequence[TLSHost], content: str) -> None:
-    """Let each host pull new content from each other one, on new connections."""
-    for holder in hosts:
-        added = holder.store.add(f"{content} of {holder.url}".encode())
-        for other in hosts:
+async def add_everywhere(hosts: Sequence[TLSHost], content: str) -> Sequence[Digest]:
+    """Give each host content of its own, and wait until each other one finds it."""
+    contents = [holder.store.add(f"{content} of {holder.url}".encode()).digest for holder in hosts]
+    for other in hosts:
+        for digest, holder in zip(contents, hosts, strict=True):
             if other is not holder:
-                assert await other.pull(added.digest) == 200, content
+                await until_found(other, digest)
+    return contents
 
 
 @pytest.mark.parametrize("held", [[KEY], [OTHER_KEY], [KEY, OTHER_KEY], [OTHER_KEY, KEY]])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from tests.support.neighbours import holder_ids
 from tests.support.plain_http import plain_client
 
 from peili.mirror import Digest, Limits, Mirror, Peer, PeerKeys, PeerTLS, PushRouter, serve
@@ -99,3 +100,10 @@ async def until_pulled(host: TLSHost, digest: Digest) -> None:
     async with asyncio.timeout(20):
         while await host.pull(digest) != 200:
             pass
+
+
+async def until_found(host: TLSHost, digest: Digest) -> None:
+    """Wait until a host finds a blob at a peer."""
+    async with asyncio.timeout(60):
+        while not await holder_ids(host.router, digest):  # noqa: ASYNC110 - a home learns it without an event
+            await asyncio.sleep(0.01)

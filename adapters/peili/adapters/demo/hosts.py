@@ -39,7 +39,10 @@ from peili.mirror import (
 )
 from peili.routers.static import StaticRouter
 
-_LIMITS = Limits(drain_timeout=0.001)  # a host that stops does not drain: it behaves like a host that crashed
+_LIMITS = Limits(
+    drain_timeout=0.001,  # a host that stops does not drain: it behaves like a host that crashed
+    lookup_ttl=0.05,  # `DemoHost.find` looks often
+)
 _NAME_ANNOTATION = "io.containerd.image.name"  # the annotation by which a layout names an image in full
 _CHUNK = 1 << 18
 """Bytes that the proxy forwards at once."""
@@ -80,9 +83,10 @@ class DemoHost:
         """Start the mirror, and return when it is ready."""
         plugins = Plugins()
         self.store = plugins.store("oci-layout", {"path": str(self.layout), "verify": self.verifies})
+        self.router = RecordingRouter([member.peer for member in members], self.transfers)
         mirror = Mirror(
             self.store,
-            RecordingRouter([member.peer for member in members], self.transfers),
+            self.router,
             plugins.resolver("peers", {}),
             identity=self.name,
             limits=_LIMITS,
@@ -107,6 +111,16 @@ class DemoHost:
             async for events in batches:
                 if any(isinstance(event, Have) and event.key == manifest.digest for event in events):
                     return
+
+    async def find(self, digest: Digest, holders: int) -> None:
+        """Return when so many peers are known to have a blob."""
+        async with asyncio.timeout(10):
+            while await self._count_holders(digest) < holders:  # noqa: ASYNC110 - a home learns it without an event
+                await asyncio.sleep(0.05)
+
+    async def _count_holders(self, digest: Digest) -> int:
+        async with aclosing(self.router.lookup(digest)) as found:
+            return len([holder async for holder in found])
 
     def _move_blobs(self, pulled: Path, manifest: Descriptor, name: str) -> None:
         for blob in pulled.iterdir():
@@ -263,6 +277,7 @@ class RecordingRouter(StaticRouter):
         if not isinstance(advice, Feed):
             return advice
         first = advice.holders[0]
-        self._transfers.choose(want.key, first.peer.id)
+        if want.accepts_in_flight:  # not if the mirror only asks whether the peer still has it
+            self._transfers.choose(want.key, first.peer.id)
         lease = _RecordingLease(self._transfers, want, first.peer.id, advice.lease)
         return replace(advice, holders=(first,), lease=lease)

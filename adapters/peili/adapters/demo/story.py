@@ -78,6 +78,8 @@ class Demo:
                 _print("The wrong layer never reached the client as a whole.")
                 return False
             await b.add_image(pulled, image.target, NAME)
+            for blob in image.blobs:
+                await c.find(blob.digest, 2)
             _print("   b stores the image, as a runtime does: now a and b have it")
             _print("\n3. A client of c pulls the image, and the host that sends the largest layer fails")
             right = await self._pull_while_a_host_fails(c, image) is not None
