@@ -10,6 +10,8 @@ from tests.mirror.membership.directory.home import KEY, MIB, Home
 from peili.mirror import FailureReason, LeaseEnd
 from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.fetches import Fetch
+from peili.mirror.membership.directory.link_rates import LinkRates
+from peili.mirror.membership.directory.slow_hosts import blame_feeder
 from peili.mirror.peer_api.leases import FeedFrom, GoUpstream, WaitFor
 
 
@@ -219,6 +221,22 @@ def test_hosts_do_not_leave_their_zone_for_a_whole_holder() -> None:
     assert not any(home.report(host, 32 * MIB, feeder) for host, feeder in feeders.items())
 
 
+def test_a_host_that_is_no_longer_called_slow_takes_a_share_of_its_feeder() -> None:
+    """If a child is slow with a second feeder, too, the first one was not to blame."""
+    fetch = Fetch(KEY, 4, Counter())
+    hosts = {name: Fetcher(name, "", since=0, heard=0, grew=0, can_share=True) for name in ("root", "a", "b", "child")}
+    for each in hosts.values():
+        fetch.add(each)
+    fetch.feed(hosts["a"], ("root",), 0)
+    hosts["a"].is_slow = True
+    fetch.arrange("root")
+    assert hosts["root"].place == ("", 1, 0)
+    rates = LinkRates()
+    assert blame_feeder(fetch, hosts["a"], hosts["child"], rates) is hosts["a"]
+    assert blame_feeder(fetch, hosts["b"], hosts["child"], rates) is hosts["child"]
+    assert hosts["root"].place == ("", 1, 1)
+
+
 def test_a_slow_host_feeds_nobody_and_moves_to_the_end() -> None:
     home, offsets = Home(), dict[str, int]()
     for host in "abcd":
@@ -423,6 +441,26 @@ def test_a_root_whose_runtime_fetches_other_content_first_has_as_much_time_as_it
     assert home.report("b", MIB, "a") == []
     home.now += 5
     assert home.feeder("c") == "b"
+
+
+def test_a_home_that_was_restarted_learns_from_a_root_that_has_nothing_yet_that_it_is_one() -> None:
+    home = Home()
+    home.report("a", 0, is_queued=True)
+    assert home.feeder("b") == "a"
+    home.has("b", MIB)
+    home.report("c", 0, is_queued=True)
+    assert not home.claims.table.fetches()[0].hosts["c"].is_root, "one is enough"
+
+
+def test_hosts_that_go_upstream_without_a_grant_are_not_too_many_roots() -> None:
+    home = Home()
+    for host in "abc":
+        assert home.ask(host, is_fetching=True) == GoUpstream()
+    home.ask("child", failed={"a": FailureReason.SILENT})
+    home.ask("d", is_fetching=True)
+    home.report("a", 0)  # it is there again
+    [fetch] = home.claims.table.fetches()
+    assert set(fetch.roots) == {*"bcd"}
 
 
 def test_a_root_that_says_so_for_more_than_two_minutes_is_replaced() -> None:

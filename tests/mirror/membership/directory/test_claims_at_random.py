@@ -41,11 +41,14 @@ class Anything(RuleBasedStateMachine):
         can_share=st.booleans() | st.just(True),
         failed=st.dictionaries(HOSTS, st.sampled_from(list(FailureReason)), max_size=3),
         rate=st.none() | st.floats(1, 1e9),
+        follows=st.booleans(),
     )
-    def ask(self, host: str, key: str, can_share: bool, failed: dict[str, str], rate: float | None) -> None:
+    def ask(
+        self, host: str, key: str, *, can_share: bool, failed: dict[str, str], rate: float | None, follows: bool
+    ) -> None:
         failed.pop(host, None)
         offset = self.offsets[key, host]
-        changes = {"can_share": can_share, "failed": failed, "upstream_rate": rate}
+        changes = {"can_share": can_share, "failed": failed, "upstream_rate": rate, "follows": follows}
         waited, grant = 0.0, self.home.ask(host, offset, key, **changes)
         while isinstance(grant, WaitFor):
             assert grant.seconds > 0
@@ -75,6 +78,15 @@ class Anything(RuleBasedStateMachine):
     @rule(host=HOSTS, key=KEYS, feeder=HOSTS, end=st.sampled_from([None, *LeaseEnd, FailureReason.SILENT]))
     def say_anything(self, host: str, key: str, feeder: str, end: str | None) -> None:
         self.home.report(host, self.offsets[key, host], feeder, key, end=end)
+
+    @rule(host=HOSTS, key=KEYS)
+    def be_queued(self, host: str, key: str) -> None:
+        self.home.report(host, 0, None, key, is_queued=True)
+
+    @rule(host=HOSTS, key=KEYS, can_share=st.booleans())
+    def fetch_without_a_grant(self, host: str, key: str, can_share: bool) -> None:
+        offset = self.offsets[key, host]
+        assert self.home.ask(host, offset, key, can_share=can_share, is_fetching=True) == GoUpstream()
 
     @rule(host=HOSTS, key=KEYS, is_whole=st.booleans())
     def store(self, host: str, key: str, is_whole: bool) -> None:

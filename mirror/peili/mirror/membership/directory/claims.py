@@ -154,7 +154,7 @@ class Claims:
             fetcher = fetch.hosts.get(host)
             if fetcher is not None and entry.end is None and not fetcher.is_whole:
                 if entry.is_queued:
-                    fetcher.postpone(now)
+                    self._wait_for_queued(fetch, fetcher, now)
                 slow = judge_link(fetch, fetcher, entry.source_available or 0, self._rates, now)
                 if slow is not None:
                     slow = fetcher if slow is fetcher else blame_feeder(fetch, slow, fetcher, self._rates)
@@ -197,7 +197,19 @@ class Claims:
         if fetch is None or fetcher is None or fetcher.is_root or not fetcher.can_share:
             return
         if len(fetch.live_roots(now)) < MAX_ROOTS and fetcher.host not in self._refused:
-            fetch.set_root(fetcher, True, now)
+            _make_root(fetch, fetcher, now)
+
+    def _wait_for_queued(self, fetch: Fetch, fetcher: Fetcher, now: float) -> None:
+        """Take note of a host that was sent upstream and fetches other content first.
+
+        If this home was restarted and knows of no root, it makes the host one again, so that it sends nobody else.
+        """
+        if not fetcher.can_share:  # only hosts that show what arrives say this
+            fetcher.can_share = True
+            fetch.arrange(fetcher.host)
+        if not fetch.live_roots(now):
+            self._adopt(fetch, fetcher, now)
+        fetcher.postpone(now)
 
     def _learn_speed(self, host: str, entry: LeaseReport, now: float) -> None:
         """Learn the rate of a transfer that is done. Those of small content are too short for any other report."""
@@ -400,9 +412,14 @@ class Claims:
                 return WaitFor(_WAIT)
         fetcher.is_superseded = fetcher.is_promoted = False
         if is_waited_for:
-            for host in fetch.roots.keys() - {each.host for each in live}:  # it may come back, but not as one too many
-                fetch.set_root(fetch.hosts[host], False, now)
-            fetch.set_root(fetcher, True, now)
+            _make_root(fetch, fetcher, now)
         else:
             fetch.feed(fetcher, (), now)
         return GoUpstream()
+
+
+def _make_root(fetch: Fetch, fetcher: Fetcher, now: float) -> None:
+    """Make a host a root. Roots from which nothing can be expected are none any more."""
+    for host in fetch.roots.keys() - {each.host for each in fetch.live_roots(now)}:
+        fetch.set_root(fetch.hosts[host], False, now)  # it may come back, but not as one too many
+    fetch.set_root(fetcher, True, now)

@@ -75,7 +75,8 @@ def blame_feeder(fetch: Fetch, feeder: Fetcher, child: Fetcher, rates: LinkRates
             rates.clear_slow(host)
             if host in fetch.hosts:
                 fetch.hosts[host].is_slow = False
-                fetch.arrange(host)
+                for each in (host, *fetch.hosts[host].feeders):  # it takes a full share of their uplinks again
+                    fetch.arrange(each)
         return child
     child.blames.add(feeder.host)
     return feeder
