@@ -34,10 +34,10 @@ def test_several_sources_share_the_hosts() -> None:
     assert one > many == 1
 
 
-@pytest.mark.parametrize(("hosts", "is_capped"), [(60, False), (100, True), (1000, False)])
-def test_there_may_be_too_many_hosts_for_a_chain(hosts: int, is_capped: bool) -> None:
+@pytest.mark.parametrize(("hosts", "branches_late"), [(60, False), (100, True), (1000, False)])
+def test_there_may_be_too_many_hosts_for_a_chain(hosts: int, branches_late: bool) -> None:
     shape = choose_shape(64 * MIB, hosts, 1, Links(100 * MBIT, 0.02), 4)
-    assert shape.is_capped == is_capped
+    assert shape.branches_late == branches_late
     assert shape.children == 1 + (hosts > MAX_DEPTH)
 
 

@@ -17,12 +17,12 @@ UPLINK = 40e6
 """The uplink of a host in bytes per second as long as none was measured: about as far from 100 Mbit/s as from 1 Gbit/s.
 If an uplink is taken for faster than it is, large content takes several times as long. If it is taken for slower, small
 content has a few more hops."""
-_AT_ONCE = 3
+_LAYERS_AT_ONCE = 3
 """How many layers a runtime fetches at once: they share that uplink. A measured rate is that of one layer already."""
 _HOP = 0.02
 """The delay of a hop in seconds as long as none was measured."""
-_MANY = 4 * MAX_DEPTH
-"""With more hosts, those whose uplinks are whole are too few to help all others."""
+_MOST_BRANCHING_LATE = 4 * MAX_DEPTH
+"""The most hosts that branch late. With more, those that have a whole uplink are too few to help all others."""
 _CHAIN_FACTOR = 1.5
 """A chain is still good if its last host takes this many times as long as in a tree: most others are done earlier."""
 
@@ -37,7 +37,7 @@ class Links:
         upstream: The rate in bytes per second at which the roots receive the content; None if it is not known.
     """
 
-    uplink: float = UPLINK / _AT_ONCE
+    uplink: float = UPLINK / _LAYERS_AT_ONCE
     hop: float = _HOP
     upstream: float | None = None
 
@@ -48,16 +48,18 @@ class Shape:
 
     Attributes:
         children: How many hosts one host feeds at the same time.
-        is_capped: Whether there are too many hosts for a chain, which would be good otherwise. Then those far from the
-            root feed several hosts first, so that those before them have a whole uplink each.
+        branches_late: Whether only hosts far from the root feed several others, if that is enough, so that those before
+            them have a whole uplink each. This is for too many hosts for a chain, if a chain would be good otherwise.
     """
 
     children: int
-    is_capped: bool
+    branches_late: bool
 
 
 def choose_shape(size: int | None, hosts: int, sources: int, links: Links, most: int) -> Shape:
-    """Return the shape in which the last host is done first.
+    """Return the number of children with which the last host is done first, and whether hosts branch late.
+
+    If they do, the last host may be done later, but most others are done earlier.
 
     Args:
         size: The size of the content in bytes, if it is known.
@@ -72,7 +74,7 @@ def choose_shape(size: int | None, hosts: int, sources: int, links: Links, most:
         return finish_time(k, size or DEFAULT_SIZE, each, links)
 
     children = min((k for k in range(1, most + 1) if depth_of(k, each) <= MAX_DEPTH), key=seconds, default=most)
-    is_between = MAX_DEPTH < each <= _MANY
+    is_between = MAX_DEPTH < each <= _MOST_BRANCHING_LATE
     return Shape(children, is_between and seconds(1) <= _CHAIN_FACTOR * seconds(children))
 
 

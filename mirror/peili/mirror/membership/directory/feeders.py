@@ -102,7 +102,7 @@ def _orders(need: Need, depths: range) -> list[tuple[str | None, range, range]]:
     """
     zones = (need.fetcher.zone, None) if need.fetcher.zone else (None,)
     loads = range(need.shape.children)
-    if need.shape.is_capped:
+    if need.shape.branches_late:
         return [(zone, depths[::-1], range(load, load + 1)) for zone in zones for load in loads]
     return [(zone, depths, loads) for zone in zones]
 
