@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from peili.mirror.testing import watching
 from peili.mirror.testing.images import Image
 from peili.stores.containerd import ContainerdStore, follower, recent
 from peili.stores.containerd.api import ContainerdApi
-from peili.stores.containerd.listing import BlobCreated, ContainerdEvent, ImageChanged, Listing
+from peili.stores.containerd.inotify import ArrivalNotifier
+from peili.stores.containerd.listing import BlobCreated, ContainerdEvent, ImageChanged, Listing, NamespaceChanged
 from peili.stores.containerd.protos import api_pb2 as pb
 from peili.stores.containerd.recent import DELAYS, RecentChanges
 
@@ -34,9 +35,17 @@ def digests_of(image: Image) -> set[Digest]:
 
 
 @pytest.fixture
-async def unlisted(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ContainerdStore]:
-    """A store that makes one list when it starts, and no other one during the test."""
+def no_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store makes one list when it starts, and no other one. So it asks until containerd has recorded a blob.
+
+    On a busy disk, that may be later than the questions usually end.
+    """
     monkeypatch.setattr(follower, "MIN_PAUSE", 600.0)
+    monkeypatch.setattr(recent, "DELAYS", (*DELAYS, *[0.3] * 200))
+
+
+@pytest.fixture
+async def unlisted(namespace: Namespace, no_lists: None) -> AsyncGenerator[ContainerdStore]:
     store = namespace.store()
     async with ready(store):
         yield store
@@ -63,12 +72,12 @@ async def test_an_image_is_known_without_a_list(unlisted: ContainerdStore, names
         await seen.until(lambda: DEMO not in seen.have, within=PROMPT)
 
 
+@pytest.mark.usefixtures("no_lists")
 @pytest.mark.parametrize("is_configured", [True, False])
 async def test_the_first_image_of_a_new_containerd_is_known_without_a_list(
-    own_namespace: Namespace, monkeypatch: pytest.MonkeyPatch, is_configured: bool
+    own_namespace: Namespace, is_configured: bool
 ) -> None:
     """containerd creates the directory, and the namespace, with the first blob."""
-    monkeypatch.setattr(follower, "MIN_PAUSE", 600.0)
     store = own_namespace.store() if is_configured else ContainerdStore(str(own_namespace.containerd.socket))
     async with ready(store), watching(store) as seen:
         image = await own_namespace.load()
@@ -96,6 +105,7 @@ async def test_what_changes_during_a_list_is_known_at_once_and_stays(
         return listing
 
     monkeypatch.setattr(Listing, "read", read_slowly)
+    monkeypatch.setattr(recent, "DELAYS", (*DELAYS, *[0.3] * 200))  # no list ends meanwhile
     store = namespace.store()
     async with ready(store), watching(store) as seen:
         is_held.set()
@@ -134,8 +144,10 @@ CREATED = BlobCreated("ours", DIGEST, 7)
 
 
 @asynccontextmanager
-async def asking(api: ContainerdApi) -> AsyncGenerator[tuple[RecentChanges, list[ContainerdEvent]]]:
-    """Run `RecentChanges`. Yields it, and a list of what it reports."""
+async def asking(
+    api: ContainerdApi, root: Path | None = None
+) -> AsyncGenerator[tuple[RecentChanges, list[ContainerdEvent]]]:
+    """Run `RecentChanges` with the content store at `root`. Yields it, and a list of what it reports."""
     events: list[ContainerdEvent] = []
 
     async def report(event: ContainerdEvent) -> None:
@@ -147,7 +159,7 @@ async def asking(api: ContainerdApi) -> AsyncGenerator[tuple[RecentChanges, list
     async with api:
         changes = RecentChanges(api, report, namespaces, lambda _: False)
         assert not changes.ask(DIGEST), "it does not run yet"
-        running = asyncio.create_task(changes.run(None))
+        running = asyncio.create_task(changes.run(root))
         await asyncio.sleep(0)
         try:
             yield changes, events
@@ -184,3 +196,56 @@ async def test_what_is_asked_at_the_same_time_is_limited_and_can_be_cancelled(mo
         assert not changes._questions  # pyright: ignore[reportPrivateUsage]
         await asyncio.sleep(0.1)
         assert (events, api.asked) == ([], 0)
+
+
+@pytest.fixture
+async def content(tmp_path: Path) -> Path:
+    """The directory of a content store, without blobs."""
+    with closing(ArrivalNotifier()) as notifier:
+        if not notifier.is_active:
+            pytest.skip("this user has no inotify instance left")
+    root = tmp_path / "content"
+    (root / "blobs" / "sha256").mkdir(parents=True)
+    return root
+
+
+async def test_more_blobs_than_are_asked_about_cause_a_list(content: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "MAX_RECENT", 1)
+    async with asking(Late(1000, NotFound("not yet")), content) as (_, events):
+        for data in (b"one", b"two"):
+            (content / "blobs" / "sha256" / Digest.of(data).encoded).touch()
+        await until(lambda: NamespaceChanged("") in events)
+
+
+async def test_blobs_in_a_directory_that_takes_the_place_of_another_one_are_noticed(content: Path) -> None:
+    """Such as a file system that is mounted later."""
+    new = content.with_name("new")
+    (new / "sha256").mkdir(parents=True)
+    (new / "sha256" / DIGEST.encoded).touch()
+    async with asking(Late(0, NotFound("no")), content) as (_, events):
+        (content / "blobs").rename(content.with_name("old"))
+        new.rename(content / "blobs")
+        await until(lambda: events)
+        assert events == [CREATED]
+
+
+async def test_a_notifier_follows_paths_and_not_directories_that_were_moved_away(content: Path) -> None:
+    path, old, older = content / "path", content / "old", content / "older"
+    with closing(ArrivalNotifier()) as notifier:
+        for moved in (older, old):
+            path.mkdir()
+            assert notifier.watch_new(path)
+            assert not notifier.watch_new(path)
+            path.rename(moved)
+        assert not notifier.watch_new(path)
+        assert notifier.watch(old)
+        path.mkdir()
+        assert notifier.watch_new(path)
+        for directory in (older, old, path):
+            (directory / "file").touch()
+        arrived: list[Path] = []
+        async with asyncio.timeout(PROMPT):
+            while path / "file" not in arrived:
+                await notifier.wait(PROMPT)
+                arrived += notifier.take()
+        assert arrived == [old / "file", path / "file"]

@@ -62,17 +62,21 @@ class Inotify(ABC):
         if self._fd is None:
             return False
         number = cast("int", _LIBC.inotify_add_watch(self._fd, os.fsencode(directory), self._mask | _ONLYDIR))
-        if number >= 0:
+        if number < 0:
+            return False
+        if self._watches.get(directory) != number:  # another directory may have been there before
+            self.unwatch(directory)
             self._watches[directory] = number
             self._directories[number] = directory
-        return number >= 0
+        return True
 
     def unwatch(self, directory: Path) -> None:
         """Stop watching a directory. Does nothing if it is not watched."""
         number = self._watches.pop(directory, None)
-        if number is not None:
-            self._directories.pop(number, None)
-        if self._fd is not None and number is not None:
+        if number is None or self._directories.get(number) != directory:  # it is watched at another path now
+            return
+        del self._directories[number]
+        if self._fd is not None:
             _LIBC.inotify_rm_watch(self._fd, number)  # fails if the directory was removed, which ended the watch
 
     async def wait(self, timeout: float) -> None:
@@ -175,6 +179,11 @@ class ArrivalNotifier(Inotify):
     def __init__(self) -> None:
         super().__init__(_MOVED_TO | _CREATE)
         self._arrived: dict[Path, None] = {}
+
+    def watch_new(self, directory: Path) -> bool:
+        """Watch a directory. Returns whether it was not watched before, so that what is in it was not reported."""
+        before = self._watches.get(directory)
+        return self.watch(directory) and self._watches[directory] != before
 
     def take(self) -> list[Path]:
         """Return what has appeared since the last call, at most `MAX_ARRIVALS`, the oldest first."""

@@ -91,14 +91,13 @@ class RecentChanges:
     async def _notice(self, root: Path, notifier: ArrivalNotifier) -> None:
         """Ask about each blob whose file appears, as long as files can be noticed."""
         directories = (root.parent, root, root / "blobs", *(root / "blobs" / each for each in _ALGORITHMS))
-        watched: set[Path] | None = None
+        for directory in directories:  # the first list of everything shows what is there
+            notifier.watch(directory)
         while notifier.is_active:
-            present = {each for each in directories if notifier.watch(each)}
+            new = [each for each in directories if notifier.watch_new(each)]
             arrived = notifier.take()
-            if watched is not None:  # a directory may have got files before it was watched
-                for directory in present - watched:
-                    arrived += await asyncio.to_thread(_list, directory)
-            watched = present
+            for directory in new:  # it may have got files before it was watched
+                arrived += await asyncio.to_thread(_list, directory)
             await self._ask_about(arrived)
             await notifier.wait(SAFETY_INTERVAL)
 
