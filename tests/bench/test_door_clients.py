@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 from bench.door_clients import LAST, Fault, RecordChange, RecordClient, TlsClient
 from tests.support.certificates import Certificate, make_certificate
+from tests.support.stream_server import stream_server
+from typing_extensions import override
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -68,6 +72,49 @@ async def test_inputs_are_sent_inside_tls(tmp_path: Path) -> None:
     assert got == [b"\x00\xff\r\n\r\n" + LAST, LAST]
 
 
+@pytest.mark.anyio
+async def test_a_door_may_break_off_a_handshake(tmp_path: Path) -> None:
+    """On a busy machine, a handshake may take longer than a door allows."""
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    client = TlsClient(0, make_certificate(tmp_path / "trusted"))
+    async with stream_server(leave) as client.port:
+        assert await asyncio.to_thread(client.exchange, b"x") == b""
+        assert await asyncio.to_thread(client.get) == b""
+
+
+class ResetConnection(socket.socket):
+    """A connection to `other` that is reset just after the first wait for bytes has timed out."""
+
+    other: socket.socket | None = None
+
+    @override
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        other, self.other = self.other, None
+        if other is None:
+            return super().recv(size, flags)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        other.close()
+        raise TimeoutError
+
+
+def test_a_door_may_reset_a_connection_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trusted, foreign = make_certificate(tmp_path / "trusted"), make_certificate(tmp_path / "foreign")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def connect(address: tuple[str, int], timeout: float) -> ResetConnection:
+            connection = ResetConnection()
+            connection.settimeout(timeout)
+            connection.connect(address)
+            connection.other, _ = listener.accept()
+            return connection
+
+        monkeypatch.setattr(socket, "create_connection", connect)
+        assert _exchange(listener.getsockname()[1], trusted, foreign, RecordChange()) == b""
+
+
 def _exchange(port: int, trusted: Certificate, foreign: Certificate, change: RecordChange) -> bytes:
     return RecordClient(port, trusted, foreign).exchange(change.head() + change.piece)
 
@@ -77,16 +124,10 @@ async def _server(context: ssl.SSLContext, got: list[bytes] | None = None) -> As
     """Run a server that answers the good request, and closes the connection."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            data = await reader.readuntil(LAST)
-            if got is not None:
-                got.append(data)
-            writer.write(_ANSWER)
-            writer.close()
-            await writer.wait_closed()
-        except (OSError, asyncio.IncompleteReadError):
-            writer.close()
+        data = await reader.readuntil(LAST)
+        if got is not None:
+            got.append(data)
+        writer.write(_ANSWER)
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    async with stream_server(answer, tls=context) as port:
+        yield port

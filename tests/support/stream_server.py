@@ -21,8 +21,8 @@ async def stream_server(
 ) -> AsyncGenerator[int]:
     """Call `serve` for each connection to a free port, and yield the port.
 
-    A connection is closed when `serve` returns. `serve` may raise OSError or IncompleteReadError. At the end, each call
-    that still runs is cancelled and awaited. On a slow machine, the event loop would otherwise end first, and leave
+    A connection is closed when `serve` returns. `serve` may raise OSError or IncompleteReadError. At the end, each
+    connection that is still open is aborted. On a slow machine, the event loop would otherwise end first, and leave
     sockets open.
     """
     running: set[asyncio.Task[None]] = set()
@@ -31,8 +31,11 @@ async def stream_server(
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
                 await serve(reader, writer)
-        finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
 
     # Not a coroutine function: asyncio would start a task of its own, and log that it was cancelled.
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
