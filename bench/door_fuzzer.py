@@ -40,10 +40,14 @@ with atheris.instrument_imports(include=["peili.mirror"]):
     from peili.stores.oci_layout import OciLayoutStore
 
 _STATUS = re.compile(rb"(?:\A|\n|\})HTTP/1\.[01] ([0-9]{3}) ")
-_CONTROL = 200
+_CONTROL = 20
 """After so many inputs, the door must answer a good request, and nothing may be left of the others."""
 _SPARE = 8
 """How many more files and tasks the process may have then than in the beginning."""
+_KEEP_ALIVE = 1
+"""Seconds for which the door keeps an idle connection. If an input states a long body, the good request is a part of
+it, and the door waits for the rest.
+"""
 _LIMITS = Limits(
     header_timeout=0.2, reader_timeout=2, lookup_timeout=0.5, first_byte_timeout=0.5, wait_timeout=0.5, connections=64
 )
@@ -81,6 +85,8 @@ class DoorUnderTest:
         self._loop = asyncio.get_running_loop()
         router = StaticRouter([Peer("h1", ("http://127.0.0.1:9",))])
         store = OciLayoutStore(self.image.path)
+        # Imported by its name, because the package has a function that is called the same.
+        vars(importlib.import_module("peili.mirror.serve"))["_KEEP_ALIVE"] = _KEEP_ALIVE
         certificate = self._certificate
         tls = None if certificate is None else PeerCertificates(certificate.ca, certificate.cert, certificate.key)
         mirror = Mirror(
@@ -120,7 +126,7 @@ class DoorUnderTest:
 
 
 def seeds(image: Any) -> list[bytes]:
-    """Return good requests, from which the fuzzer starts."""
+    """Return requests from which the fuzzer starts. All are good, but the last one has too little of a body."""
     layer, name = image.layers[0].digest, "registry.example/demo"
     paths = ["/v2/", f"/v2/{name}/tags/list?n=1", f"/v2/demo/blobs/{layer}?ns=registry.example"]
     paths += [f"/v2/{name}/manifests/{image.target.digest}", f"/_router/keys/{layer}", "/livez", "/status"]
@@ -135,6 +141,7 @@ def seeds(image: Any) -> list[bytes]:
         for body in bodies:
             head = f"POST /_router/directory/{path} HTTP/1.1\r\nHost: localhost\r\nPeili-Id: h1\r\n"
             found.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    found.append(b"POST /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{}")
     return found
 
 
