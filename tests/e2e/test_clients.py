@@ -54,8 +54,9 @@ def image_at_the_holder(lab: Lab, repository: str, *, without_a_layer: bool = Fa
     image = make_layout(layout, layers=[200 * KIB, 300 * KIB], tags=[f"{repository}:v1"])
     containerd = lab.hosts["holder"].containerd
     containerd.import_archive(pack_tar(layout, archive))
-    path = f"/v2/library/any/manifests/{image.target.digest}"
-    wait_for(lambda: lab.hosts["deferring"].can_find(path), "the image is found")
+    paths = [f"/v2/library/any/blobs/{each.digest}" for each in image.blobs if each != image.target]
+    paths.append(f"/v2/library/any/manifests/{image.target.digest}")
+    wait_for(lambda: all(map(lab.hosts["deferring"].can_find, paths)), "the whole image is found")
     if without_a_layer:
         remove_a_layer(lab, image)
     return image
