@@ -188,6 +188,21 @@ async def test_a_miss_is_not_remembered_if_some_members_were_not_asked() -> None
                 assert len(router.peers()) == left
 
 
+async def test_a_member_that_did_not_answer_as_a_home_is_not_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, asked = PeerClient.head, list[str]()
+
+    async def recording(client: PeerClient, peer: Peer, path: str, **options: Any) -> ResponseHead:
+        asked.append(path)
+        return await head(client, peer, path, **options)
+
+    monkeypatch.setattr(PeerClient, "head", recording)
+    limits = Limits(lookup_timeout=20, backoff_min=60, backoff_max=60)
+    async with entered(router := StaticRouter([Peer("one", (refusing_url(),))]), limits=limits):
+        assert await holders(router, KEY) == []
+        assert not router.peers()
+    assert not any(path.startswith("/_router/keys/") for path in asked)
+
+
 async def test_two_members_with_the_same_url_are_one_holder() -> None:
     a = Neighbour("a", KEY)
     async with neighbours(a), entered(router := StaticRouter([Peer("one", (a.url,)), Peer("two", (a.url,))])):

@@ -177,6 +177,8 @@ class KeyLookup:
         """
         loop, is_first = asyncio.get_running_loop(), True
         for peer in queue:
+            if not self._health.is_usable(peer):
+                continue  # it did not answer as a home just now
             if len(query.holders) >= _ENOUGH_HOLDERS or (not is_first and loop.time() >= query.deadline):
                 query.is_incomplete = True
                 return
