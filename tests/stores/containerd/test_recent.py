@@ -18,7 +18,7 @@ from typing_extensions import override
 from peili.mirror import Digest, Gone, NotFound, Reference, StoreUnavailable
 from peili.mirror.testing import watching
 from peili.mirror.testing.images import Image
-from peili.stores.containerd import ContainerdStore, follower, recent
+from peili.stores.containerd import ContainerdStore, follower, inotify, recent
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.inotify import ArrivalNotifier
 from peili.stores.containerd.listing import BlobCreated, ContainerdEvent, ImageChanged, Listing, NamespaceChanged
@@ -207,6 +207,14 @@ async def content(tmp_path: Path) -> Path:
     root = tmp_path / "content"
     (root / "blobs" / "sha256").mkdir(parents=True)
     return root
+
+
+async def test_without_inotify_what_events_name_is_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inotify, "_LIBC", object())
+    async with asking(Late(0, NotFound("no")), tmp_path) as (changes, events):
+        assert changes.ask(DIGEST)
+        await until(lambda: events)
+        assert events == [CREATED]
 
 
 async def test_more_blobs_than_are_asked_about_cause_a_list(content: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ directory as often as its modification times, and uses it as soon as it is there
 
 A list takes a while, and hosts rely on what a host says that it has. So three changes take effect at once: an image was
 deleted, a blob is complete, a tag means something else. Events do not say enough about the last two; recent.py asks
-containerd about these blobs and images. The result of a list may be older than the changes that were noticed during the
-list, so these are applied to the result.
+containerd about these blobs and images. Without an event, it notices a blob only if the directory can be read and the
+system has inotify; else the next list shows it. The result of a list may be older than the changes that were noticed
+during the list, so these are applied to the result.
 """
 
 from __future__ import annotations
