@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Host
+from tests.lab.processes import wait_for
+from tests.lab.upstream import Published
 
 from peili.mirror.testing.images import Image
 
@@ -26,6 +28,16 @@ def assert_has(host: Host, image: Image) -> None:
     for digest in platform_digests(image):
         content = host.containerd.blob_path(digest).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest.removeprefix("sha256:")
+
+
+def wait_found(host: Host, published: Published) -> None:
+    """Wait until `host` finds all that a pull for this machine's platform fetches, here or at peers.
+
+    The homes of each key learn that another host has it some moments after the pull there has ended.
+    """
+    for digest in platform_digests(published.image):
+        path = published.blob_url(digest)
+        wait_for(lambda path=path: host.can_find(path), f"{host.name} finds {digest}")  # type: ignore[misc]  # bound early
 
 
 def assert_no_wrong_blob(containerd: Containerd) -> None:

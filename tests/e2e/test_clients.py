@@ -11,11 +11,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.e2e.checks import KIB
+from tests.e2e.checks import KIB, wait_found
 from tests.lab.docker import Docker
 from tests.lab.lab import Lab
 from tests.lab.processes import ENVIRONMENT, CommandFailed, wait_for
 from tests.lab.pullers import PULLERS, REGISTRY, Puller
+from tests.lab.upstream import Published
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
@@ -54,9 +55,10 @@ def image_at_the_holder(lab: Lab, repository: str, *, without_a_layer: bool = Fa
     image = make_layout(layout, layers=[200 * KIB, 300 * KIB], tags=[f"{repository}:v1"])
     containerd = lab.hosts["holder"].containerd
     containerd.import_archive(pack_tar(layout, archive))
-    paths = [f"/v2/library/any/blobs/{each.digest}" for each in image.blobs if each != image.target]
-    paths.append(f"/v2/library/any/manifests/{image.target.digest}")
-    wait_for(lambda: all(map(lab.hosts["deferring"].can_find, paths)), "the whole image is found")
+    registry, _, path = repository.partition("/")
+    imported = Published(image, registry, path, "v1")
+    wait_found(lab.hosts["deferring"], imported)
+    wait_for(lambda: lab.hosts["client"].can_find(imported.tag_url), "the tag is found")
     if without_a_layer:
         remove_a_layer(lab, image)
     return image
@@ -100,6 +102,7 @@ def test_an_image_of_which_peers_lack_a_layer_comes_from_the_registry(lab: Lab, 
     """The client would not go to the registry for the one layer, so it must not get the manifest from peili."""
     published = lab.publish(f"library/incomplete-{next(NUMBERS)}", [200 * KIB, 300 * KIB])
     lab.hosts["holder"].containerd.pull(published.by_tag)
+    wait_found(lab.hosts["deferring"], published)
     remove_a_layer(lab, published.image)
     before = lab.upstream.log_position()
     puller.pull(f"{REGISTRY}/{published.repository}@{published.image.target.digest}")
@@ -112,6 +115,7 @@ def test_an_image_of_which_peers_lack_a_layer_comes_from_the_registry(lab: Lab, 
 def test_with_defer_a_tag_comes_from_the_registry_and_a_digest_from_a_peer(lab: Lab, by: str) -> None:
     published = lab.publish(f"library/deferred-{next(NUMBERS)}", [200 * KIB])
     lab.hosts["holder"].containerd.pull(published.by_tag)
+    wait_found(lab.hosts["deferring"], published)
     before = lab.upstream.log_position()
     suffix = ":v1" if by == "tag" else f"@{published.image.target.digest}"
     make_puller(lab, "podman", "deferring").pull(f"{REGISTRY}/{published.repository}{suffix}")

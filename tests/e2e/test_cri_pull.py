@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has
+from tests.e2e.checks import KIB, MIB, assert_has, wait_found
 from tests.lab.lab import Lab, make_network
-from tests.lab.processes import wait_for
 from tests.lab.releases import RELEASE_NAMES, each_release, release
 
 LOCAL_IMAGE_PULL = '[plugins."io.containerd.cri.v1.images"]\nuse_local_image_pull = true\n'
@@ -29,7 +28,7 @@ def test_a_pull_by_cri_comes_from_a_peer_that_pulled_by_cri(lab: Lab) -> None:
     lab.start_peili()
     published = lab.publish("library/pod", [2 * MIB, 300 * KIB])
     a.containerd.cri_pull(published.by_tag)
-    wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
+    wait_found(b, published)
     before = lab.upstream.log_position()
     b.containerd.cri_pull(published.by_tag)
     lab.upstream.log_position()

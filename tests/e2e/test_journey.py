@@ -8,7 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.e2e.checks import MIB, assert_has
+from tests.e2e.checks import MIB, assert_has, wait_found
 from tests.lab.lab import Host, Lab
 from tests.lab.network import LOCAL_PORT, PEER_PORT
 from tests.lab.processes import Process, run, wait_for
@@ -108,6 +108,9 @@ def test_the_first_hour_of_an_operator(journey: Journey) -> None:
     a.containerd.cri_pull(published.by_tag)
     only_a = lab.publish("library/only-a", [1000])
     a.containerd.cri_pull(only_a.by_tag)
+    for host in (b, c):
+        wait_found(host, published)
+        wait_found(host, only_a)
     lab.upstream.stop()  # from here on, only peers have it
     for host in (b, c):
         host.containerd.cri_pull(published.by_digest)

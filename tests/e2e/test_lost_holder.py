@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import MIB, assert_has
+from tests.e2e.checks import MIB, assert_has, wait_found
 from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
@@ -31,6 +31,7 @@ def published(lab: Lab) -> Generator[Published]:
     published = lab.publish("library/large", [SIZE])
     for host in (a, c):
         host.containerd.pull(published.by_digest)
+    wait_found(lab.hosts["b"], published)
     lab.upstream.stop()
     yield published
     lab.upstream.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import MIB, assert_has, assert_no_wrong_blob, flip_byte
+from tests.e2e.checks import MIB, assert_has, assert_no_wrong_blob, flip_byte, wait_found
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import CommandFailed, run, wait_for
@@ -43,9 +43,7 @@ def test_a_holder_sends_an_image_only_about_once(lab: Lab) -> None:
     holder.containerd.pull(published.by_digest)
     lab.upstream.stop()
     try:
-        wait_for(
-            lambda: puller.can_find(published.blob_url(published.image.config.digest)), "the puller finds the image"
-        )
+        wait_found(puller, published)
         before = sent_bytes(holder)
         puller.containerd.pull(published.by_digest)
         assert sent_bytes(holder) - before < MAX_TRAFFIC_RATIO * 2 * SIZE

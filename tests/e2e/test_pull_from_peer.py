@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has
+from tests.e2e.checks import KIB, MIB, assert_has, wait_found
 from tests.lab.lab import Lab
-from tests.lab.processes import wait_for
 from tests.lab.releases import RELEASE_NAMES, ParameterSet, each_release, release
 
 from peili.mirror.oci.children import host_platform
@@ -46,11 +45,11 @@ def test_an_image_is_pulled_by_digest_while_upstream_is_stopped(lab: Lab) -> Non
     a.containerd.pull(published.by_digest)
     lab.upstream.stop()
     try:
-        wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
+        wait_found(b, published)
         b.containerd.pull(published.by_digest)
         assert_has(b, published.image)
         a.peili.process.freeze()  # so that c gets everything from b
-        wait_for(lambda: c.can_find(published.blob_url(published.image.config.digest)), "c finds what b has")
+        wait_found(c, published)
         c.containerd.pull(published.by_digest)
         assert_has(c, published.image)
     finally:
@@ -62,7 +61,7 @@ def test_upstream_only_resolves_the_tag_if_a_peer_has_the_image(lab: Lab) -> Non
     a, b, _ = lab.hosts.values()
     published = lab.publish("library/by-tag", [2 * MIB, 200 * KIB], platforms=PLATFORMS)
     a.containerd.pull(published.by_tag)
-    wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
+    wait_found(b, published)
     before = lab.upstream.log_position()
     b.containerd.pull(published.by_tag)
     assert_has(b, published.image)

@@ -6,9 +6,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import pytest
-from tests.e2e.checks import assert_has
+from tests.e2e.checks import assert_has, wait_found
 from tests.lab.lab import Lab
-from tests.lab.processes import CommandFailed, wait_for
+from tests.lab.processes import CommandFailed
 from tests.lab.token_server import TokenServer, User
 from tests.lab.upstream import Upstream
 
@@ -45,7 +45,7 @@ def test_a_tag_means_what_the_registry_says_and_the_content_comes_from_a_peer(sc
     a, b = scene.lab.hosts.values()
     old = scene.lab.publish("team/app", [200_000], to=scene.private)
     a.containerd.pull(old.by_tag, *SECRET)
-    wait_for(lambda: b.can_find(old.blob_url(old.image.config.digest)), "b finds what a has")
+    wait_found(b, old)
     position = scene.private.log_position()
     b.containerd.pull(old.by_tag, *SECRET)
     assert_has(b, old.image)
@@ -62,7 +62,7 @@ def test_while_the_registry_and_its_token_server_are_down_pulls_go_on(scene: Sce
     a, b = scene.lab.hosts.values()
     published = scene.lab.publish("team/outage", [200_000], to=scene.private)
     a.containerd.pull(published.by_tag, *SECRET)
-    wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
+    wait_found(b, published)
     scene.private.stop()
     scene.tokens.stop()
     try:

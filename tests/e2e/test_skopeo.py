@@ -7,10 +7,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.e2e.checks import KIB, MIB
+from tests.e2e.checks import KIB, MIB, wait_found
 from tests.lab.lab import Host, Lab
-from tests.lab.processes import run
+from tests.lab.processes import run, wait_for
 from tests.lab.releases import each_release, release
+from tests.lab.upstream import Published
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
@@ -31,6 +32,10 @@ def image(lab: Lab) -> Image:
     layout = lab.directory / "layout"
     image = make_layout(layout, layers=[3 * MIB, 200 * KIB], tags=[f"{REPOSITORY}:v1"])
     lab.hosts["holder"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
+    registry, _, repository = REPOSITORY.partition("/")
+    imported = Published(image, registry, repository, "v1")
+    wait_found(lab.hosts["peer"], imported)
+    wait_for(lambda: lab.hosts["peer"].can_find(imported.tag_url), "the tag is found")
     return image
 
 

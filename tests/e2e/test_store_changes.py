@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import KIB, assert_has
+from tests.e2e.checks import KIB, assert_has, wait_found
 from tests.lab.access import chosen_access
 from tests.lab.lab import Lab
 from tests.lab.processes import wait_for
 from tests.lab.releases import each_release, release
+from tests.lab.upstream import Published
 
 from peili.mirror.testing.images import make_layout, pack_tar
 
@@ -56,7 +57,6 @@ def test_an_imported_image_is_offered_and_pulled(lab: Lab) -> None:
     image = make_layout(layout, layers=[100 * KIB], tags=[f"{name}:v1"])
     a.containerd.import_archive(pack_tar(layout, lab.directory / "imported.tar"))
     wait_for(lambda: b.can_fetch_from(a, f"/_router/keys/{name}:v1"), "b sees the tag")
-    layer = f"/v2/library/imported/blobs/{image.layers[0].digest}?ns={lab.upstream.name}"
-    wait_for(lambda: b.can_find(layer), "b finds the layer")
+    wait_found(b, Published(image, lab.upstream.name, "library/imported", "v1"))
     b.containerd.pull(f"{name}@{image.target.digest}")  # upstream does not have this image
     assert_has(b, image)

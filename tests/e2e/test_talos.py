@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import MIB, assert_has
+from tests.e2e.checks import MIB, assert_has, wait_found
 from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import wait_for
@@ -47,6 +47,6 @@ def test_an_image_is_pulled_from_a_host_after_it_becomes_a_member(lab: Lab) -> N
     wait_for(lambda: b.can_fetch_from(a, blob), "a serves what it has")
     assert not b.can_find(blob), "b knows no other member yet"
     write_members(lab, b, a, b)
-    wait_for(lambda: b.can_find(blob), "b finds what a has")
+    wait_found(b, published)
     b.containerd.pull(published.by_digest)
     assert_has(b, published.image)

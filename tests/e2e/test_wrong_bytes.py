@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has, assert_no_wrong_blob, flip_byte
+from tests.e2e.checks import KIB, MIB, assert_has, assert_no_wrong_blob, flip_byte, wait_found
 from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
@@ -73,7 +73,7 @@ def test_a_wrong_ingest_that_upstream_completes_fails_one_pull_only(lab: Lab) ->
     lab.start_peili("honest", "puller")
     own = lab.publish("library/own", [KIB])
     feeder.containerd.pull(own.by_digest)
-    wait_for(lambda: puller.can_find(own.blob_url(own.image.layers[0].digest)), "the puller knows the feeder")
+    wait_found(puller, own)  # so it knows the feeder
     published = lab.publish("library/completed", [16 * MIB])
     [layer] = published.image.layers
     lab.upstream.node.limit_rate("20mbit")
