@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from tests.mirror.membership.directory.cluster import Host
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Feed, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.membership.directory.fetcher import Fetcher
@@ -53,6 +54,13 @@ def home_of(hosts: list[Host], key: Digest) -> Host:
     """The first home of a key."""
     first = homes(hosts[0]).homes_of(slot_of(key))[0]
     return next(each for each in hosts if each.name == first)
+
+
+async def until_told(hosts: list[Host], key: Digest) -> None:
+    """Wait until those homes of a key that are among `hosts` know a holder: they hear of it a moment later."""
+    ids = homes(hosts[0]).homes_of(slot_of(key))
+    records = [each.directory.home.records for each in hosts if each.name in ids]
+    await until(lambda: all(each.find(key).holders for each in records))
 
 
 def fetchers(home: Host, key: Digest) -> dict[str, Fetcher]:
