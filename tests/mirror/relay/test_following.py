@@ -25,11 +25,36 @@ def test_content_is_followed_until_this_host_was_sent_upstream_for_some_of_it() 
     followed.add([Digest.of(b"three")])
     assert ONE in followed
     followed.give_up(TWO)
+    followed.give_up(ONE)  # of the same manifest
     assert ONE not in followed
     assert Digest.of(b"three") in followed
     followed.add([ONE])
     assert ONE in followed
     assert TWO not in followed
+
+
+def test_after_two_manifests_in_vain_nobody_is_followed_for_a_while() -> None:
+    """Runtimes may keep manifests and discard layers. Each pull would then wait for a second."""
+    clock = Clock(0.0)
+    followed = FollowedContent(clock)
+    for digest in (ONE, TWO):
+        followed.add([digest])
+        assert digest in followed
+        followed.give_up(digest)
+    followed.add([ONE])
+    assert ONE not in followed
+    clock.now = 301
+    followed.add([ONE])
+    assert ONE in followed
+
+
+def test_a_manifest_that_was_not_followed_in_vain_counts_between_two_that_were() -> None:
+    followed = FollowedContent(Clock(0.0))
+    for number in range(10):
+        digest = Digest.of(str(number).encode())
+        followed.add([digest])
+        assert digest in followed
+        (followed.confirm if number % 2 else followed.give_up)(digest)
 
 
 def test_content_is_not_followed_for_ever() -> None:

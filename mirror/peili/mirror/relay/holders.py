@@ -258,6 +258,7 @@ class Holders:
             if self.reads_in_flight:  # else the runtime may only have asked whether there is such content
                 self._state.followed.give_up(self._request.digest)
             raise
+        self._state.followed.confirm(self._request.digest)
         self.requests.named = self._usable(answer, accepts_in_flight=want.accepts_in_flight)
 
     async def _wait_for_trace(self) -> None:

@@ -484,6 +484,8 @@ def test_a_root_that_does_not_say_so_any_more_is_replaced() -> None:
     home.now += 11
     assert home.report("b", 0, "a") == [KEY]
     assert home.ask("b") == GoUpstream()
+    assert home.ask("a", key="another") == GoUpstream(), "it gets other content"
+    assert home.feeder("c", key="another") == "a"
 
 
 def test_a_host_that_should_ask_again_may_keep_its_feeder() -> None:

@@ -276,7 +276,8 @@ class Claims:
     def _review(self, fetch: Fetch, now: float) -> None:
         """Give up roots without bytes, choose a further root if one is needed, and move hosts to the best chain."""
         for failed in unproven_roots(fetch, self._rates, self._limits.claim_timeout, now):
-            self._refused[failed.host] = now + _REFUSED_TIME
+            if not failed.was_queued:  # else it gets other content from upstream, and is only late with this one
+                self._refused[failed.host] = now + _REFUSED_TIME
             fetch.refusals += 1
             fetch.set_root(failed, False, now)
             fetch.supersede_children(failed.host)

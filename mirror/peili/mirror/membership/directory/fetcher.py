@@ -41,6 +41,7 @@ class Fetcher:
         is_root: Whether its runtime was sent upstream, so that others may wait for it.
         claimed: From which offset on its runtime was sent upstream.
         claimed_at: When it was.
+        was_queued: Whether its runtime has said that it fetches other content first.
         has_given_up: Whether its runtime has ended without a byte from upstream.
         is_doubted: Whether it has said that another host may be faster.
         can_share: Whether it can feed others while it receives.
@@ -78,6 +79,7 @@ class Fetcher:
     is_root: bool = False
     claimed: int = 0
     claimed_at: float = 0.0
+    was_queued: bool = False
     has_given_up: bool = False
     is_doubted: bool = False
     can_share: bool = False
@@ -137,6 +139,7 @@ class Fetcher:
         """
         if self.is_root and self.offset <= self.claimed and now < self.claimed_at + _QUEUED_TIME:
             self.grew = self.fed_since = now
+            self.was_queued = True
 
     def measure_anew(self) -> None:
         """Forget its rate, because it now gets its bytes from somewhere else."""
