@@ -88,10 +88,10 @@ class MembershipRouter(Router):
     """Knows the members, and finds content among them. A subclass implements `members`, and nothing else.
 
     A lookup asks the directory, and then concurrently the members that the directory does not know about: those that
-    have just started, or are too old to have one (docs/protocol.md). The holders are remembered for
-    ``limits.lookup_ttl`` seconds; a miss is remembered for ``limits.miss_ttl`` seconds. A member that does not answer
-    within ``limits.lookup_timeout`` seconds is left out until it answers again. This host may be one of the members: it
-    is recognised by its id.
+    have just started, or are too old to have one (docs/protocol.md). What a member gets later is found when the
+    directory was told, which takes some milliseconds. The holders are remembered for ``limits.lookup_ttl`` seconds; a
+    miss is remembered for ``limits.miss_ttl`` seconds. A member that does not answer within ``limits.lookup_timeout``
+    seconds is left out until it answers again. This host may be one of the members: it is recognised by its id.
 
     The class keeps its state in one attribute, ``_peili_membership``. A subclass may use every other attribute name
     that `Router` does not define, and need not call ``super().__init__()``.
