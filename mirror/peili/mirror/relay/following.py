@@ -22,8 +22,8 @@ _MOST_IN_VAIN = 2
 class FollowedContent:
     """For which content this host follows another one: its manifest came from there. Not thread-safe.
 
-    To follow a host that fetches nothing costs up to a second. In a cluster whose runtimes keep manifests, but discard
-    the layers, each pull would wait in vain. So after two such pulls, this host follows nobody for a while.
+    To follow a host that fetches nothing costs up to two seconds. In a cluster whose runtimes keep manifests, but
+    discard the layers, each pull would wait in vain. So after two such pulls, this host follows nobody for a while.
 
     Args:
         clock: Seconds that never go back.

@@ -404,9 +404,19 @@ def test_a_host_that_follows_another_one_lets_it_ask_first() -> None:
     assert home.feeder("b", follows=True) == "a"
 
 
+def test_a_host_that_follows_another_one_waits_longer_while_that_one_may_ask_for_more() -> None:
+    """On a busy machine, it takes seconds to ask for all layers."""
+    home = Home()
+    for number in range(20):
+        home.ask("a", key=f"{number}")
+        assert home.ask("b", follows=True) == WaitFor(0.25)
+        home.now += 0.25
+    assert home.ask("b", follows=True) == GoUpstream()
+
+
 def test_a_host_that_follows_another_one_does_not_wait_for_long() -> None:
     home = Home()
-    for _ in range(4):
+    for _ in range(8):
         assert home.ask("b", follows=True) == WaitFor(0.25)
         home.now += 0.25
     assert home.ask("b", follows=True) == GoUpstream()

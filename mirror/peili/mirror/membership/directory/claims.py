@@ -37,8 +37,10 @@ _SETTLE_TIME = 0.25
 """Seconds for which nobody is sent upstream after the members have changed."""
 _MAX_SETTLE_TIME = 1.0
 """Seconds for which such changes keep one host waiting in all."""
-_FOLLOW_TIME = 1.0
-"""Seconds for which a host that follows another one waits for that one to ask first."""
+_FOLLOW_TIME, _MAX_FOLLOW_TIME = 2.0, 5.0
+"""Seconds for which a host that follows another one waits for that one to ask first, and if such hosts ask just now."""
+_LEAD_TIME = 1.0
+"""Seconds after a host that follows nobody was sent upstream for some key, in which it may ask for more."""
 _FULL_TIME = 2.0
 """Seconds for which a host that can't be a root waits until a feeder is free."""
 _WAIT = 0.25
@@ -98,6 +100,7 @@ class Claims:
         self._reporters: dict[str, float] = {}  # hosts that report, and when they last did
         self._near: dict[str, float] = {}  # hosts whose next report should come soon, until when that counts
         self._settled = float("-inf")
+        self._led = float("-inf")  # when a host that follows nobody was last sent upstream
 
     def __len__(self) -> int:
         """Return how many hosts fetch or have a key that is being fetched, counted once for each key."""
@@ -386,7 +389,8 @@ class Claims:
             return False
         if fetcher.follows and not fetch.had_root:
             fetcher.waits_since = now if fetcher.waits_since is None else fetcher.waits_since
-            return fetcher.waits_since + _FOLLOW_TIME > now
+            is_led = self._led + _LEAD_TIME > now
+            return fetcher.waits_since + (_MAX_FOLLOW_TIME if is_led else _FOLLOW_TIME) > now
         rate = self._rates.upstream_of(fetcher.host, now)
         if not rate or self._rates.possible_uplink(now) < SLOW_FACTOR * rate:
             return False
@@ -416,6 +420,8 @@ class Claims:
             _make_root(fetch, fetcher, now)
         else:
             fetch.feed(fetcher, (), now)
+        if not fetcher.follows:
+            self._led = now
         return GoUpstream()
 
 
