@@ -42,7 +42,7 @@ class DoorClient(ABC):
             All bytes until the door closes the connection, as they are before TLS encrypts them.
 
         Raises:
-            Fault: The connection stays open, or the door answers somebody whom it must not answer.
+            Fault: The connection stays open, or the door answers a client that it must not answer.
         """
 
     @abstractmethod

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Host
 from tests.lab.processes import wait_for
+from tests.lab.pulls import Pulls
 from tests.lab.upstream import Published
 
 from peili.mirror.testing.images import Image
@@ -28,6 +30,15 @@ def assert_has(host: Host, image: Image) -> None:
     for digest in platform_digests(image):
         content = host.containerd.blob_path(digest).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest.removeprefix("sha256:")
+
+
+def assert_all_get_it(pulls: Pulls, hosts: Sequence[Host], *, most_copies: float) -> None:
+    """Wait for `pulls`, and check that each host has the image, and how many copies upstream has sent for that."""
+    pulls.wait()
+    assert not pulls.failed
+    for host in hosts:
+        assert_has(host, pulls.image.image)
+    assert pulls.copies() <= most_copies
 
 
 def wait_found(host: Host, published: Published) -> None:

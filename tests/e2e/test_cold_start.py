@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has
+from tests.e2e.checks import KIB, MIB, assert_all_get_it, assert_has
 from tests.lab.lab import GENEROUS_LIMITS, Host, Lab
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.pulls import Pulls
@@ -44,11 +44,7 @@ def test_upstream_sends_one_copy_to_hosts_that_start_at_once(lab: Lab) -> None:
     hosts = [*lab.hosts.values()]
     pulls = Pulls(lab.publish("library/cold", [6 * MIB, 3 * MIB, 100 * KIB]), [lab.upstream])
     pulls.start(hosts)
-    pulls.wait()
-    assert not pulls.failed
-    for host in hosts:
-        assert_has(host, pulls.image.image)
-    assert pulls.copies() <= 1.05
+    assert_all_get_it(pulls, hosts, most_copies=1.05)
 
 
 @EACH_CLIENT
@@ -61,11 +57,7 @@ def test_upstream_sends_many_layers_about_once(lab: Lab) -> None:
     hosts = [*lab.hosts.values()]
     pulls = Pulls(lab.publish("library/many", [256 * KIB] * 20), [lab.upstream])
     pulls.start(hosts)
-    pulls.wait()
-    assert not pulls.failed
-    for host in hosts:
-        assert_has(host, pulls.image.image)
-    assert pulls.copies() <= 1.5
+    assert_all_get_it(pulls, hosts, most_copies=1.5)
 
 
 @EACH_CLIENT
@@ -73,11 +65,7 @@ def test_hosts_that_join_later_read_what_is_there(lab: Lab) -> None:
     hosts = [*lab.hosts.values()]
     pulls = Pulls(lab.publish("library/late", [8 * MIB]), [lab.upstream])
     pulls.start(hosts, interval=0.3)
-    pulls.wait()
-    assert not pulls.failed
-    for host in hosts:
-        assert_has(host, pulls.image.image)
-    assert pulls.copies() <= 1.05
+    assert_all_get_it(pulls, hosts, most_copies=1.05)
 
 
 @pytest.mark.parametrize("process", ["client", "peili", "containerd"])

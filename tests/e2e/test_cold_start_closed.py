@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has
+from tests.e2e.checks import KIB, MIB, assert_all_get_it
 from tests.lab.lab import GENEROUS_LIMITS, Lab
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.pulls import Pulls
@@ -27,8 +27,4 @@ def test_upstream_sends_one_copy_over_mutual_tls(lab: Lab) -> None:
     hosts = [*lab.hosts.values()]
     pulls = Pulls(lab.publish("library/cold", [4 * MIB, 100 * KIB]), [lab.upstream])
     pulls.start(hosts)
-    pulls.wait()
-    assert not pulls.failed
-    for host in hosts:
-        assert_has(host, pulls.image.image)
-    assert pulls.copies() <= 1.05
+    assert_all_get_it(pulls, hosts, most_copies=1.05)
