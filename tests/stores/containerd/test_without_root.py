@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -40,15 +40,19 @@ asyncio.run(main())
 @contextmanager
 def usable_by_all(containerd: Containerd, root: Path) -> Generator[None]:
     """Let every user use the socket and read the content."""
-    paths = [containerd.socket, *containerd.socket.parents, root, *root.parents, *root.rglob("*")]
-    modes = {path: path.stat().st_mode for path in paths if path != Path("/")}
-    for path, mode in modes.items():
-        path.chmod(mode & 0o7777 | (0o666 if path == containerd.socket else 0o555 if path.is_dir() else 0o444))
+    modes: dict[Path, int] = {}
+    for path in [containerd.socket, *containerd.socket.parents, root, *root.parents, *root.rglob("*")]:
+        if path == Path("/"):
+            continue
+        with suppress(FileNotFoundError):  # containerd removes what other tests have deleted
+            modes[path] = path.stat().st_mode
+            added = 0o666 if path == containerd.socket else 0o555 if path.is_dir() else 0o444
+            path.chmod(modes[path] & 0o7777 | added)
     try:
         yield
     finally:
         for path, mode in modes.items():
-            if path.exists():
+            with suppress(FileNotFoundError):
                 path.chmod(mode & 0o7777)
 
 
