@@ -16,7 +16,8 @@ from typing_extensions import override
 from peili.mirror import Descriptor, Digest, Key, Reference, Store, StoreUnavailable
 from peili.mirror.membership.directory.home import Home
 from peili.mirror.membership.directory.homes import slot_of
-from peili.mirror.peer_api.directory import HoldersQuery
+from peili.mirror.peer_api.directory import HoldersQuery, Holdings
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.testing import context_for
 from peili.stores.memory import MemoryStore
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.anyio
 
 DATA = b"a layer"
 KEY = Digest.of(DATA)
+ME = "this-host"
 TAG = Reference("docker.io", "library/redis", "7")
 
 
@@ -82,12 +84,30 @@ async def home_with(store: Store, *keys: Key) -> AsyncGenerator[Home]:
 
 
 @pytest.mark.parametrize("is_waiting", [True, False])
-async def test_a_store_that_does_not_answer_costs_no_answer_of_its_home(is_waiting: bool) -> None:
+async def test_a_home_whose_store_does_not_answer_leaves_open_whether_it_is_a_holder(is_waiting: bool) -> None:
     store = BrokenStore()
     store.is_waiting = is_waiting
     async with home_with(store) as home:
-        answer = await home.holders(HoldersQuery(str(KEY)), is_proven=True)
-        assert answer == home.records.find(str(KEY))
+        for host in (ME, "another"):
+            home.records.apply(host, Holdings("session", 0, 60, (ME,), is_synced=True))
+        usual = home.records.find(str(KEY))
+        assert usual.hosts == frozenset({ME, "another"})
+        answer = await home.holders(HoldersQuery(str(KEY), known=(usual.version,)), is_proven=True)
+        assert (answer.holders, answer.hosts) == ((), frozenset({"another"}))
+        again = await home.holders(HoldersQuery(str(KEY), known=(usual.version, answer.version)), is_proven=True)
+        assert (again.version, again.hosts) == (answer.version, None)
+
+
+async def test_a_home_whose_store_is_slow_is_asked_as_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other home says that it is no holder. That is not believed."""
+
+    async def take_too_long(context: Context, key: Key, *, is_proven: bool) -> Descriptor:
+        raise TimeoutError(context, key, is_proven)
+
+    monkeypatch.setattr("peili.mirror.membership.directory.home.describe_own", take_too_long)
+    async with silent_home(KEY) as (home, [asking, _]):
+        home.store.add(DATA)
+        assert await find(asking, KEY) == [home.url]
 
 
 @pytest.mark.parametrize("text", ["", "no key", "sha256:0"])

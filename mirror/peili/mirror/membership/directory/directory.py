@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 from peili.mirror.limits import Limits
@@ -157,15 +157,17 @@ class Directory:
         """
         live, homes = self.members.live(), self._homes_of(str(key))
         answers = await self._ask_homes(homes, key)
-        found = {holder for answer in answers for holder in _complete_holders(answer)} & live.ids
-        known = frozenset[str]().union(*(answer.hosts for answer in answers if answer.hosts is not None))
+        found = {holder for answer in answers.values() for holder in _complete_holders(answer)} & live.ids
+        lists = {home: answer.hosts for home, answer in answers.items() if answer.hosts is not None}
+        known = frozenset[str]().union(*lists.values())
         if answers and 2 * len(live.ids & known) < len(live.ids):
             until = asyncio.get_running_loop().time() + _USELESS_TIME
             for home in homes:
                 self._useless.setdefault(home, until)  # not longer: what counts is when it was asked
         # The size is left out. It comes from the home, and a wrong one would count against the holder.
         holders = [Holder(live.by_id[each], complete=True) for each in found]
-        unknown = [live.by_id[each] for each in live.ids - known - found]
+        unsure = {home for home, hosts in lists.items() if home not in hosts}  # of what they have themselves
+        unknown = [live.by_id[each] for each in live.ids - (known - unsure) - found]
         return holders, [*unknown, *live.others]
 
     def home_peer(self, key: str) -> Peer | None:
@@ -224,24 +226,24 @@ class Directory:
         """Return the seconds between two messages to a home. They grow with the members, to spare the homes."""
         return message_interval(len(self.members.live().ids), self._context.limits)
 
-    async def _ask_homes(self, homes: Collection[str], key: Key) -> list[HoldersAnswer]:
-        """Return the answers that the homes of `key` send in time. Stop waiting when an answer has a holder.
+    async def _ask_homes(self, homes: Collection[str], key: Key) -> Mapping[str, HoldersAnswer]:
+        """Return the answers that the homes of `key` send in time, by home. Stop waiting when one has a holder.
 
         A request that takes longer goes on in the background, which shows whether the home is dead.
         """
-        answers: list[HoldersAnswer] = []
+        answers: dict[str, HoldersAnswer] = {}
         requests: dict[asyncio.Task[HoldersAnswer | None], str] = {}
         asking = self.claiming.under_way(str(key))
         useful = [home for home in homes if home not in self._useless]
         for home in [home for home in useful if not self._client.is_slow(home)] or useful:
             if home == self._context.identity:
-                answers.append(self.home.records.find(str(key)))
+                answers[home] = self.home.records.find(str(key))
             elif asking is not None and home == asking.home:
                 requests[self._tasks.start(_known(asking))] = home
             else:
                 requests[self._tasks.start(self._client.find(home, key))] = home
         waiting = set(requests)
-        while waiting and not any(self.members.live().ids & _complete_holders(each) for each in answers):
+        while waiting and not any(self.members.live().ids & _complete_holders(each) for each in answers.values()):
             try:
                 async with Deadline(_SECOND_ANSWER if answers else FIRST_ANSWER):
                     done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -249,8 +251,9 @@ class Directory:
                 for each in waiting:
                     self._client.mark_slow(requests[each])
                 break
-            answered = (each for each in done if not each.cancelled() and each.exception() is None)
-            answers += [answer for each in answered if (answer := each.result()) is not None]
+            for each in done:
+                if not each.cancelled() and each.exception() is None and (answer := each.result()) is not None:
+                    answers[requests[each]] = answer
         return answers
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
@@ -75,7 +75,8 @@ class Home:
 
     async def holders(self, query: HoldersQuery, *, is_proven: bool) -> HoldersAnswer:
         """Return what this home knows about a key, its own store included; see `acquire_for`."""
-        return await self._with_own(query.key, self.records.find(query.key, query.known), is_proven=is_proven)
+        answer = self.records.find(query.key, query.known)
+        return await self._with_own(query.key, query.known, answer, is_proven=is_proven)
 
     async def acquire_for(self, query: AcquireQuery, *, is_proven: bool) -> Granted | OtherHome:
         """Answer another host as `acquire` does. Unless the grant names a holder, the store of this host is asked, too.
@@ -89,19 +90,28 @@ class Home:
         answer = self.acquire(query)
         if isinstance(answer, OtherHome) or isinstance(answer.grant, FeedFrom):
             return answer
-        return replace(answer, known=await self._with_own(query.request.key, answer.known, is_proven=is_proven))
+        known = await self._with_own(query.request.key, query.known, answer.known, is_proven=is_proven)
+        return replace(answer, known=known)
 
-    async def _with_own(self, text: str, known: HoldersAnswer, *, is_proven: bool) -> HoldersAnswer:
-        """Return `known` with this host as a holder, if it has the whole content and no such holder is known."""
-        if any(each.available is None for each in known.holders):
-            return known
+    async def _with_own(
+        self, text: str, versions: Collection[str], answer: HoldersAnswer, *, is_proven: bool
+    ) -> HoldersAnswer:
+        """Return `answer` with this host as a holder, if it has the whole content and no such holder is known.
+
+        If the store does not say in time whether it has the content, the answer leaves open whether this host has it.
+        """
+        if any(each.available is None for each in answer.holders):
+            return answer
         try:
             async with Deadline(_OWN_TIME):
                 own = await describe_own(self._context, parse_key(text), is_proven=is_proven)
-        except (ValueError, NotFound, Aborted, Unavailable, TimeoutError):
-            return known
-        others = (each for each in known.holders if each.id != self._identity)
-        return replace(known, holders=(KnownHolder(self._identity, own.size, None), *others))
+        except (ValueError, NotFound):
+            return answer
+        except (Aborted, Unavailable, TimeoutError):
+            open_answer = self.records.find(text, versions, is_own_known=False)
+            return replace(answer, version=open_answer.version, hosts=open_answer.hosts)
+        others = (each for each in answer.holders if each.id != self._identity)
+        return replace(answer, holders=(KnownHolder(self._identity, own.size, None), *others))
 
     def take(self, host: str, message: Holdings) -> bool:
         """Record what `host` reports about itself. Returns whether the message was accepted; see `Records.apply`."""

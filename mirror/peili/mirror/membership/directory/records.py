@@ -154,12 +154,14 @@ class Records:
         self._set_listed(session, message.is_synced and not session.is_over_limit)
         return True
 
-    def find(self, key: str, known: Collection[str] = ()) -> HoldersAnswer:
+    def find(self, key: str, known: Collection[str] = (), *, is_own_known: bool = True) -> HoldersAnswer:
         """Return what this home knows about `key`.
 
         Args:
             key: The key.
             known: Versions of the list of hosts that need not be in the answer.
+            is_own_known: Whether this host knows what its own store has. If not, the list of hosts is without it, so
+                that it is asked as a member.
         """
         of_key = self._holders.get(key) or _Holders(key)
         records = of_key.records
@@ -175,7 +177,10 @@ class Records:
         if len(lists) > _MAX_HOME_SETS:
             lists = sorted(lists, key=lambda each: len(each.hosts))[-_MAX_HOME_SETS:]
         version = f"{self._run}.{self._changes}.{'-'.join(str(each.number) for each in lists)}"
+        version += "" if is_own_known else "-others"
         hosts = None if version in known else frozenset[str]().union(*(each.hosts for each in lists))
+        if hosts is not None and not is_own_known:
+            hosts -= {self._identity}
         return HoldersAnswer(tuple(holders), version, hosts)
 
     def holders_of(self, key: str) -> list[KnownHolder]:
