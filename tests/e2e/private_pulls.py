@@ -202,7 +202,6 @@ def cost(scene: Scene, client: Client, image: Published) -> Cost:
     tokens, position = len(scene.tokens.issued), scene.private.log_position()
     outcome = client.pull(image, RIGHT, tag=True, peili=True)
     assert outcome.succeeded, outcome.why
-    scene.private.log_position()
     assert not scene.private.blobs_sent(position)
     requests = [each for each in scene.private.requests(position) if each.status != UNAUTHORIZED]
     return Cost(len(scene.tokens.issued) - tokens, len(requests))

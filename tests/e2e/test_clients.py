@@ -85,7 +85,6 @@ def make_puller(lab: Lab, name: str, host: str) -> Puller:
 
 def requests_to_upstream(lab: Lab, before: int) -> list[str]:
     """Return the paths of what was requested from the registry since the position `before` in its log."""
-    lab.upstream.log_position()
     return [each.path for each in lab.upstream.requests(before) if each.path != "/v2/"]
 
 

@@ -31,7 +31,6 @@ def test_a_pull_by_cri_comes_from_a_peer_that_pulled_by_cri(lab: Lab) -> None:
     wait_found(b, published)
     before = lab.upstream.log_position()
     b.containerd.cri_pull(published.by_tag)
-    lab.upstream.log_position()
     assert_has(b, published.image)
     assert not lab.upstream.blobs_sent(before)
     for host in (a, b):

@@ -69,5 +69,4 @@ def requests_to_upstream(lab: Lab, host: Host) -> Counter[tuple[str, str, int]]:
     before = lab.upstream.log_position()
     host.containerd.pull(published.by_tag)
     assert_has(host, published.image)
-    lab.upstream.log_position()
     return Counter((each.method, each.path.split("/")[-2], each.status) for each in lab.upstream.requests(before))

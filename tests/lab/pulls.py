@@ -96,15 +96,9 @@ class Pulls:
         """Count the bytes of a further registry from now on."""
         self._positions.append((upstream, upstream.log_position()))
 
-    def bytes_sent(self) -> int:
-        """Return how many bytes the registries have sent for the pulls, in responses that have ended."""
-        return sum(upstream.bytes_sent(position) for upstream, position in self._positions)
-
     def copies(self) -> float:
         """Return how many copies of the image the registries have sent, in responses that have ended."""
-        for upstream, _ in self._positions:
-            upstream.log_position()  # the registry has logged all responses that have ended
-        return self.bytes_sent() / self.size
+        return sum(upstream.bytes_sent(position) for upstream, position in self._positions) / self.size
 
     def _is_past(self, due: float) -> bool:
         return self.elapsed >= due

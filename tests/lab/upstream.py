@@ -31,6 +31,12 @@ _LOG_LINE = re.compile(
     r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) (?P<size>[0-9]+) "(?P<referer>[^"]*)"'
 )
 
+_MARKER = "/v2/?marker="
+"""How the paths begin of requests that are sent to see the log grow."""
+
+_QUIET_MARKERS = 3
+"""The registry has logged all that was before if it logged nothing else between so many markers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -147,29 +153,44 @@ class Upstream:
         return Published(image, self.name, repository, tag)
 
     def log_position(self) -> int:
-        """Return the position of the end of the access log, in lines.
-
-        This sends a marker request and waits for its log line. All earlier requests are then logged, too.
-        """
-        path = f"/v2/?marker={next(self._markers)}"
-        self._get_status(path)
-        return wait_for(lambda: self._position_after(path), "the registry logs a request")
+        """Return the number of lines of the access log, once it has all responses that clients have received."""
+        return len(self._read_settled_log())
 
     def requests(self, since: int) -> Sequence[Request]:
-        """Return the requests after a log position, without marker requests."""
-        return [each for each in self._read_log()[since:] if "?marker=" not in each.path]
+        """Return the requests after a log position whose responses clients have received. The registry must run."""
+        return [each for each in self._read_settled_log()[since:] if not _is_marker(each)]
 
     def bytes_sent(self, since: int) -> int:
         """Return how many bytes of content the registry sent after a log position, in responses that have ended."""
-        return sum(each.size for each in self.requests(since) if each.method == "GET" and each.status in {200, 206})
+        return sum(each.size for each in self.requests(since) if _has_content(each))
 
     def blobs_sent(self, since: int) -> Sequence[str]:
         """Return the paths of the blobs that the registry sent after a log position."""
-        sent = [each for each in self.requests(since) if each.method == "GET" and each.status in {200, 206}]
-        return [each.path for each in sent if "/blobs/" in each.path]
+        return [each.path for each in self.requests(since) if _has_content(each) and "/blobs/" in each.path]
 
-    def _position_after(self, path: str) -> int:
-        return next((n for n, each in enumerate(self._read_log(), start=1) if each.path == path), 0)
+    def _read_settled_log(self) -> Sequence[Request]:
+        """Return all lines of the log, after several marker requests in a row were all that it got.
+
+        A client may have a response before the registry has logged it. The registry may even log a later request first.
+        """
+        length, quiet = len(self._read_log()), 0
+        while True:
+            log = self._mark()
+            quiet = 0 if any(not _is_marker(each) for each in log[length:]) else quiet + 1
+            if quiet == _QUIET_MARKERS:
+                return log
+            length = len(log)
+
+    def _mark(self) -> Sequence[Request]:
+        """Send a marker request, and return the log once it has that request."""
+        path = f"{_MARKER}{next(self._markers)}"
+        self._get_status(path)
+        return wait_for(lambda: self._read_log_with(path), "the registry logs a request")
+
+    def _read_log_with(self, path: str) -> Sequence[Request]:
+        """Return all lines of the log, or none if no request for `path` is among them."""
+        log = self._read_log()
+        return log if any(each.path == path for each in log) else ()
 
     def _read_log(self) -> list[Request]:
         text = (self._directory / "registry.log").read_text(errors="replace")
@@ -189,3 +210,11 @@ class Upstream:
             return self._get_status("/v2/") in {200, 401}
         except OSError:
             return False
+
+
+def _is_marker(request: Request) -> bool:
+    return request.path.startswith(_MARKER)
+
+
+def _has_content(request: Request) -> bool:
+    return request.method == "GET" and request.status in {200, 206}
