@@ -62,7 +62,7 @@ from peili.mirror.tls.peer_certificates import PeerCertificates
 from peili.mirror.tls.peer_keys import PeerKeys
 from peili.mirror.tls.peer_tls import PeerTLS, TLSContexts
 from peili.mirror.tls.pem_files import check_private
-from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
+from peili.mirror.upstream.api_roots import ApiRoot, RootFinder, default_roots
 
 __all__ = [
     "IDENTITY_HEADER",

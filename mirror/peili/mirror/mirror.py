@@ -47,8 +47,8 @@ from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.support.threads import call_on
 from peili.mirror.tls.peer_tls import PeerTLS
+from peili.mirror.upstream.api_roots import RootFinder, default_roots, trusting
 from peili.mirror.upstream.client import UpstreamClient
-from peili.mirror.upstream.roots import RootFinder, default_roots, trusting
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -14,8 +14,8 @@ from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits, Mirror, Plugins, PushRouter, Reference, Requester, serve
 from peili.mirror.resolvers import UpstreamResolver
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.challenges import Challenge
-from peili.mirror.upstream.roots import ApiRoot
 from peili.stores.memory import MemoryStore
 
 V1 = Reference.parse("registry.example/acme/demo:v1")

@@ -45,10 +45,10 @@ from peili.mirror import (
 from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.testing import ResolverSubject, check_options, check_resolver
 from peili.mirror.tls.identities import PEER_NAMES
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.exchanges import USER_AGENT
-from peili.mirror.upstream.roots import ApiRoot
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

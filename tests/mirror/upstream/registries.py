@@ -16,8 +16,8 @@ from peili.mirror import Descriptor, Digest, Limits
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.oci.requests import Endpoint
 from peili.mirror.upstream.answers import Question, Readable
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.client import UpstreamClient
-from peili.mirror.upstream.roots import ApiRoot
 
 MANIFEST = b'{"schemaVersion": 2, "config": {}, "layers": []}'
 DIGEST = Digest.of(MANIFEST)

@@ -22,9 +22,9 @@ from peili.mirror.rights.outages import Outages
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream.answers import Absent, Unreachable
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.pools import ConnectionPools
-from peili.mirror.upstream.roots import ApiRoot
 
 pytestmark = pytest.mark.anyio
 

@@ -42,10 +42,10 @@ from peili.mirror.oci.requests import Endpoint
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream import registries as known_registries
 from peili.mirror.upstream.answers import Absent, Answer, Challenged, Denied, Fetched, Readable, Unreachable
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.root_client import RootClient
-from peili.mirror.upstream.roots import ApiRoot
 
 pytestmark = pytest.mark.anyio
 

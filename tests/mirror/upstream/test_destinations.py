@@ -13,8 +13,8 @@ from tests.support.neighbours import served
 from tests.support.stream_server import stream_server
 
 from peili.mirror.upstream.answers import Denied
+from peili.mirror.upstream.api_roots import ApiRoot, default_roots, trusting
 from peili.mirror.upstream.client import UpstreamClient
-from peili.mirror.upstream.roots import ApiRoot, default_roots, trusting
 
 pytestmark = pytest.mark.anyio
 

@@ -28,8 +28,8 @@ from peili.mirror.oci.requests import Endpoint
 from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.testing import context_for, make_layout
 from peili.mirror.upstream.answers import Absent, Challenged, Fetched, Question, Readable, Unreachable
+from peili.mirror.upstream.api_roots import default_roots, trusting
 from peili.mirror.upstream.client import UpstreamClient
-from peili.mirror.upstream.roots import default_roots, trusting
 
 HAS_PROGRAMS = all(shutil.which(each, path=SEARCH_PATH) for each in ("docker-registry", "skopeo"))
 pytestmark = [

@@ -18,9 +18,9 @@ from peili.mirror.rights.registry_answers import RegistryAnswers, Resource
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.testing import context_for
 from peili.mirror.upstream.answers import Question, Unreachable
+from peili.mirror.upstream.api_roots import ApiRoot, trusting
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.exchanges import MOST_CHECKS
-from peili.mirror.upstream.roots import ApiRoot, trusting
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

@@ -28,11 +28,11 @@ from peili.mirror.upstream.answers import (
     Unreachable,
     not_asked,
 )
+from peili.mirror.upstream.api_roots import ApiRoot, RootFinder, default_roots
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.exchanges import MOST_CHECKS
 from peili.mirror.upstream.registries import KnownRegistries, KnownRegistry, Standing
 from peili.mirror.upstream.root_client import RootClient
-from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
 
 _T = TypeVar("_T")
 

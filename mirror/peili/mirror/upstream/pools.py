@@ -17,9 +17,9 @@ import httpx
 
 from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.exchanges import MOST_CHECKS, USER_AGENT, CannotAsk
 from peili.mirror.upstream.registries import Standing
-from peili.mirror.upstream.roots import ApiRoot
 
 _KEEP_ALIVE = 30.0
 """Seconds for which an unused connection is kept."""

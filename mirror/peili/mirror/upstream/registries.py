@@ -12,9 +12,9 @@ from enum import IntEnum
 from functools import partial
 
 from peili.mirror.support.threads import DaemonThreads
+from peili.mirror.upstream.api_roots import ApiRoot, RootFinder
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.pauses import Pauses
-from peili.mirror.upstream.roots import ApiRoot, RootFinder
 
 _MOST_REGISTRIES = 256
 _ROOTS_TTL = 30.0

@@ -27,6 +27,7 @@ from peili.mirror.upstream.answers import (
     read_manifest_of,
     refusal,
 )
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.exchanges import (
     CannotAsk,
@@ -36,7 +37,6 @@ from peili.mirror.upstream.exchanges import (
     RegistryReply,
     UnusableReply,
 )
-from peili.mirror.upstream.roots import ApiRoot
 
 if TYPE_CHECKING:
     from peili.mirror.upstream.transport import RegistryTransport

@@ -10,6 +10,7 @@ import httpx
 
 from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
+from peili.mirror.upstream.api_roots import ApiRoot
 from peili.mirror.upstream.destinations import check_host, connection_check
 from peili.mirror.upstream.exchanges import (
     CannotAsk,
@@ -20,7 +21,6 @@ from peili.mirror.upstream.exchanges import (
     UnusableReply,
 )
 from peili.mirror.upstream.pools import ConnectionPools
-from peili.mirror.upstream.roots import ApiRoot
 from peili.mirror.upstream.unlogged import hide_url, hiding_results
 
 _MOST_REDIRECTS = 5

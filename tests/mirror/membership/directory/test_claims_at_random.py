@@ -143,9 +143,9 @@ class Anything(RuleBasedStateMachine):
             assert fetch.recorded <= fetch.hosts.keys()
             assert set(fetch.roots) == {each.host for each in fetch.hosts.values() if each.is_root}
             for fetcher in fetch.hosts.values():
-                place, depth, root = fetcher.place, fetcher.depth, fetcher.root
+                place, depth, end = fetcher.place, fetcher.depth, fetcher.path_end
                 fetch.settle_path(fetcher.host)
-                assert (fetcher.place, fetcher.depth, fetcher.root) == (place, depth, root)
+                assert (fetcher.place, fetcher.depth, fetcher.path_end) == (place, depth, end)
 
 
 Anything.TestCase.settings = settings(

@@ -23,7 +23,7 @@ from peili.mirror.membership.directory.roots import (
     MAX_ROOTS,
     SLOW_FACTOR,
     choose_root,
-    dead_roots,
+    dead_ends,
     lagging_roots,
     needs_root,
     unproven_roots,
@@ -272,8 +272,8 @@ class Claims:
         for each in [fetch.hosts[host] for host in hosts if host in fetch.hosts]:
             need = self._need(fetch, each, now)
             better = None if each.is_superseded else choose_in_flight(fetch, need)
-            is_better = better is not None and better.host not in each.feeders and better.root not in need.lagging
-            if better is not None and is_better and fetch.is_live(better.root, now):
+            is_better = better is not None and better.host not in each.feeders and better.path_end not in need.lagging
+            if better is not None and is_better and fetch.is_live(better.path_end, now):
                 fetch.supersede(each)
 
     def _review(self, fetch: Fetch, now: float) -> None:
@@ -299,7 +299,7 @@ class Claims:
                     fetch.arrange(root.host)
                 fetch.supersede(promoted)
         self._use_free_holders(fetch, now)
-        for bad in (*lagging_roots(fetch, now), *dead_roots(fetch, now)):
+        for bad in (*lagging_roots(fetch, now), *dead_ends(fetch, now)):
             self._move(fetch, fetch.children.get(bad, ()), now)
         for slow in [each for each in fetch.slow_hosts() if each.is_moved_last and not fetch.children.get(each.host)]:
             slow.is_moved_last = False
@@ -347,7 +347,7 @@ class Claims:
         if all(each.is_whole for each in feeders):
             return self._feed(fetch, fetcher, feeders)
         [feeder] = feeders
-        can_wait = not feeder.is_starving and fetch.is_live(feeder.root, need.now)
+        can_wait = not feeder.is_starving and fetch.is_live(feeder.path_end, need.now)
         if not (can_wait or feeder.offset > fetcher.offset) or choose_whole(fetch, need, 1):
             return None
         return self._feed(fetch, fetcher, feeders)

@@ -115,7 +115,7 @@ def _could_feed(fetch: Fetch, fetcher: Fetcher) -> bool:
 def _rank(fetch: Fetch, need: Need, feeder: Fetcher) -> _Rank | None:
     """Return how good `feeder` is, the lowest is the best; None if it has nothing for the needy host."""
     fetcher = need.fetcher
-    is_live = not feeder.is_starving and fetch.is_live(feeder.root, need.now)
+    is_live = not feeder.is_starving and fetch.is_live(feeder.path_end, need.now)
     is_ahead = feeder.is_whole or feeder.offset > fetcher.offset
     if not is_live and not is_ahead:
         return None
@@ -124,4 +124,4 @@ def _rank(fetch: Fetch, need: Need, feeder: Fetcher) -> _Rank | None:
     is_soon = missing <= 0 or fetcher.is_slow or missing <= _BEHIND_TIME * (feeder.rate or 0.0)
     is_free = fetch.load(feeder.host) < need.shape.children
     kind = {(True, True): 0, (False, True): 1, (True, False): 2, (False, False): 3}[is_free, is_soon]
-    return feeder.is_slow, not is_live, feeder.root in need.lagging, kind
+    return feeder.is_slow, not is_live, feeder.path_end in need.lagging, kind

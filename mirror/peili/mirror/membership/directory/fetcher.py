@@ -37,7 +37,7 @@ class Fetcher:
         fed_since: When it was told to read from them.
         fed_offset: How many bytes it had then.
         depth: 0 if it has everything, 1 if no known host feeds it, else one more than its feeder.
-        root: The host at the end of its path.
+        path_end: The host at the end of its path: a root, a host with the whole content, or one that is not known.
         is_root: Whether its runtime was sent upstream, so that others may wait for it.
         claimed: From which offset on its runtime was sent upstream.
         claimed_at: When it was.
@@ -75,7 +75,7 @@ class Fetcher:
     fed_since: float = 0.0
     fed_offset: int = 0
     depth: int = 1
-    root: str = ""
+    path_end: str = ""
     is_root: bool = False
     claimed: int = 0
     claimed_at: float = 0.0
@@ -105,7 +105,7 @@ class Fetcher:
     place: Place | None = None
 
     def __post_init__(self) -> None:
-        self.root = self.host
+        self.path_end = self.host
 
     def grow(self, offset: int, now: float) -> bool:
         """Record that it has at least `offset` bytes. Returns whether that is more than was known."""

@@ -142,7 +142,7 @@ class Fetch:
                 self.supersede(self.hosts[child])
 
     def settle_path(self, host: str) -> None:
-        """Compute the depth and the root of `host` anew, and of all hosts that get the content through it."""
+        """Compute the depth and the path end of `host` anew, and of all hosts that get the content through it."""
         waiting = [host]
         while waiting:
             fetcher = self.hosts.get(waiting.pop())
@@ -150,13 +150,13 @@ class Fetch:
                 continue
             feeder = self.hosts.get(fetcher.feeders[0]) if fetcher.feeders else None
             if fetcher.is_whole:
-                depth, root = 0, fetcher.host
+                depth, end = 0, fetcher.host
             elif feeder is None:
-                depth, root = 1, fetcher.feeders[0] if fetcher.feeders else fetcher.host
+                depth, end = 1, fetcher.feeders[0] if fetcher.feeders else fetcher.host
             else:
-                depth, root = feeder.depth + 1, feeder.root
-            if (depth, root) != (fetcher.depth, fetcher.root) or fetcher.host == host:
-                fetcher.depth, fetcher.root = depth, root
+                depth, end = feeder.depth + 1, feeder.path_end
+            if (depth, end) != (fetcher.depth, fetcher.path_end) or fetcher.host == host:
+                fetcher.depth, fetcher.path_end = depth, end
                 waiting += self.children.get(fetcher.host, ())
             self.arrange(fetcher.host)
 
@@ -229,9 +229,9 @@ class Fetch:
         """Return the hosts that feed others only if nobody else can."""
         return [each for each in self.hosts.values() if each.is_slow]
 
-    def is_live(self, root: str, now: float) -> bool:
+    def is_live(self, path_end: str, now: float) -> bool:
         """Return whether bytes can be expected from a host at the end of a path."""
-        fetcher = self.hosts.get(root)
+        fetcher = self.hosts.get(path_end)
         if fetcher is None or fetcher.is_silent or fetcher.is_starving:
             return False
         has_source = fetcher.is_root or fetcher.offset > 0

@@ -68,12 +68,12 @@ def _is_overtaken(root: Fetcher, lead: Fetcher, now: float) -> bool:
     return lead.offset - root.offset > max(_AHEAD, slow) and fast > _FASTER * slow
 
 
-def dead_roots(fetch: Fetch, now: float) -> list[str]:
-    """Return the hosts at the end of a path from which nothing more can be expected, if another one lives."""
+def dead_ends(fetch: Fetch, now: float) -> list[str]:
+    """Return the hosts at the end of a path from which nothing more can be expected, if a root lives."""
     if not fetch.live_roots(now):
         return []
     known = [fetch.hosts[each] for each in fetch.children if each in fetch.hosts]
-    return [each.host for each in known if each.root == each.host and not fetch.is_live(each.host, now)]
+    return [each.host for each in known if each.path_end == each.host and not fetch.is_live(each.host, now)]
 
 
 def needs_root(fetch: Fetch, rates: LinkRates, now: float) -> bool:

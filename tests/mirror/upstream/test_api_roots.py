@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peili.mirror.upstream.roots import ApiRoot, default_roots
+from peili.mirror.upstream.api_roots import ApiRoot, default_roots
 
 
 @pytest.mark.parametrize(
