@@ -13,8 +13,9 @@ Each host asks the homes, and reports to them:
 Each home answers other hosts:
 
 - `routes` receives the messages, and `home` answers them: from `records` (who has what) and `claims` (who fetches).
-- `claims` decides about the keys in `fetch_table`. `fetches` is one key that is being fetched, and `fetcher` one host
-  that fetches it.
-- `feeders` chooses the host to read from, `fan_out` the number of its children, and `roots` who goes upstream.
+- `claims` takes requests and reports about the keys in `fetch_table`. `fetches` is one key that is being fetched, and
+  `fetcher` one host that fetches it. `reporters` says how often hosts should report.
+- `decisions` chooses the answer to a host, and `reviews` changes it while content arrives. For both, `feeders` chooses
+  the host to read from, `fan_out` the number of its children, and `roots` who goes upstream.
 - `link_rates` and `slow_hosts` know how fast hosts are.
 """

@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from peili.mirror.membership.directory.fan_out import MAX_DEPTH, Shape
+from peili.mirror.membership.directory.fan_out import MAX_DEPTH, Shape, choose_shape
 from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.fetches import Fetch
+from peili.mirror.membership.directory.link_rates import LinkRates
+from peili.mirror.membership.directory.roots import lagging_roots
 
 _LOOKED_AT = 256
 """How many hosts are looked at for one decision. The first is nearly always the right one."""
@@ -35,6 +37,32 @@ class Need:
     shape: Shape
     lagging: Collection[str]
     now: float
+
+
+def describe_need(fetch: Fetch, fetcher: Fetcher, rates: LinkRates, now: float, failed: Collection[str] = ()) -> Need:
+    """Return what a host needs.
+
+    Args:
+        fetch: The key.
+        fetcher: The host.
+        rates: How fast hosts and upstream are.
+        now: The time.
+        failed: Hosts that it can't use; empty for those that it has last complained about.
+    """
+    return Need(fetcher, failed or fetcher.failed, _shape(fetch, rates, now), lagging_roots(fetch, now), now)
+
+
+def _shape(fetch: Fetch, rates: LinkRates, now: float) -> Shape:
+    """Return how hosts are to feed each other.
+
+    A root may get this key slowly for now, because it shares the path with other keys, or has just begun. Others
+    would share uplinks for that as long as the key takes. So what the root gets in all counts.
+    """
+    live = fetch.live_roots(now)
+    known = [max(each.rate_at(now) or 0.0, rates.upstream_of(each.host, now)) for each in live]
+    upstream = max((rate for rate in known if rate), default=None)
+    sources = len(live) + len(fetch.hosts) - fetch.active
+    return choose_shape(fetch.size, fetch.active, sources, rates.links(upstream, now), fetch.most)
 
 
 def choose_whole(fetch: Fetch, need: Need, most: int) -> tuple[Fetcher, ...]:

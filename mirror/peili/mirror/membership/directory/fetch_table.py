@@ -64,11 +64,12 @@ class FetchTable:
         """Return what is known of a key, if hosts are fetching it."""
         return self._fetches.get(key)
 
-    def enter(self, request: ClaimRequest, now: float) -> tuple[Fetch | None, Fetcher | None]:
+    def enter(self, request: ClaimRequest, now: float) -> tuple[Fetch, Fetcher] | None:
         """Record that a host asks for a key. Returns None if there is no room."""
-        fetch, fetcher = self._entry(request.key, request.host, now)
-        if fetch is None or fetcher is None:
-            return None, None
+        entry = self._entry(request.key, request.host, now)
+        if entry is None:
+            return None
+        fetch, fetcher = entry
         had_whole = any(
             each.id == request.host and each.available is None for each in self._records.holders_of(fetch.key)
         )
@@ -91,7 +92,7 @@ class FetchTable:
         fetch = self._fetches.get(entry.key)
         fetcher = None if fetch is None else fetch.hosts.get(host)
         if fetcher is None and entry.end is None:  # this home was restarted, or replaces another one
-            fetch, fetcher = self._entry(entry.key, host, now)
+            fetch, fetcher = self._entry(entry.key, host, now) or (None, None)
         if fetch is None or fetcher is None:
             return None
         fetch.hear(fetcher, now)
@@ -163,7 +164,7 @@ class FetchTable:
                     self.forget(fetch, host)
                 del self._fetches[fetch.key]
 
-    def _entry(self, key: str, host: str, now: float) -> tuple[Fetch | None, Fetcher | None]:
+    def _entry(self, key: str, host: str, now: float) -> tuple[Fetch, Fetcher] | None:
         """Return the entry of a host for a key, which is made if there is room."""
         fetch = self._fetches.get(key)
         if fetch is not None and host in fetch.hosts:
@@ -173,7 +174,7 @@ class FetchTable:
             limit = "claim_hosts"
         if limit is not None:
             self._limited(limit)
-            return None, None
+            return None
         if fetch is None:
             fetch = self._fetches[key] = Fetch(key, self._limits.children, self._loads)
         return fetch, self._add(fetch, host, now)

@@ -18,6 +18,8 @@ _BEST_TIME = 5.0
 """Seconds after which a lower rate takes its place."""
 _SERVED_TIME = 120.0
 """Seconds after which it is not known any more whether upstream serves a host."""
+_UNSERVED_TIME = 60.0
+"""Seconds for which a host that was sent upstream and got nothing is not waited for again."""
 _SLOW_TIME = 60.0
 """Seconds after which a slow host is tried again."""
 _ALWAYS_SLOW, _MOST_SLOW = 2, 0.25
@@ -37,6 +39,7 @@ class LinkRates:
     def __init__(self) -> None:
         self._upstream: dict[str, tuple[float, float]] = {}  # by host: rate, time
         self._served: dict[str, float] = {}  # by host: when upstream has sent it something
+        self._unserved: dict[str, float] = {}  # by host: until when
         self._limited: dict[str, tuple[float, float]] = {}  # by feeder: rate, time
         self._at_least: dict[str, tuple[float, float]] = {}
         self._slow: dict[str, float] = {}  # by host: until when
@@ -95,6 +98,14 @@ class LinkRates:
     def has_upstream(self, host: str, now: float) -> bool:
         """Return whether `host` has received something from upstream lately."""
         return self._served.get(host, float("-inf")) + _SERVED_TIME > now
+
+    def mark_unserved(self, host: str, now: float) -> None:
+        """Record that `host` was sent upstream and got nothing."""
+        put_newest(self._unserved, host, now + _UNSERVED_TIME, _MOST)
+
+    def is_unserved(self, host: str, now: float) -> bool:
+        """Return whether `host` was sent upstream lately and got nothing."""
+        return self._unserved.get(host, now) > now
 
     def is_slow(self, host: str, now: float) -> bool:
         """Return whether `host` was called slow lately."""

@@ -1,8 +1,11 @@
-"""When a further host is sent upstream for a key, and which one. A root is a host that was sent upstream for others."""
+"""Which hosts are the roots of a key, which of them do too little, and who is to be the next one.
+
+A root is a host that was sent upstream for others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 from peili.mirror.limits import MIB
 from peili.mirror.membership.directory.fetcher import Fetcher
@@ -11,6 +14,8 @@ from peili.mirror.membership.directory.link_rates import LinkRates
 
 MAX_ROOTS = 3
 """How many roots a key has at most at the same time."""
+MAX_REFUSALS = 3
+"""After so many roots in a row that got nothing, nobody is waited for: upstream does not answer."""
 _REPORT_TIME = 1.0
 """Seconds that the first bytes of a root may need to become known here."""
 SLOW_FACTOR = 4
@@ -25,12 +30,35 @@ _AHEAD = 4 * MIB
 """By how many bytes a root must be ahead of another one, so that hosts move to it."""
 _FASTER = 1.5
 """How many times as fast it must be."""
-
-
 _KNOWN_TIME = 10.0
 """Seconds that the first bytes may need if the host has got something else from upstream lately."""
 _SLOW_STEPS = 2
 """They may also need this many times as long as another root needs from one step of its file to the next."""
+
+
+def make_root(fetch: Fetch, fetcher: Fetcher, now: float) -> None:
+    """Make a host a root. Roots from which nothing can be expected are none any more."""
+    for host in fetch.roots.keys() - {each.host for each in fetch.live_roots(now)}:
+        fetch.set_root(fetch.hosts[host], False, now)  # it may come back, but not as one too many
+    fetch.set_root(fetcher, True, now)
+
+
+def adopt_root(fetch: Fetch, fetcher: Fetcher, rates: LinkRates, now: float) -> None:
+    """Make a host a root that went upstream without a grant of this home, unless there are enough roots."""
+    if fetcher.is_root or not fetcher.can_share or rates.is_unserved(fetcher.host, now):
+        return
+    if len(fetch.live_roots(now)) < MAX_ROOTS:
+        make_root(fetch, fetcher, now)
+
+
+def keep_queued(fetch: Fetch, fetcher: Fetcher, rates: LinkRates, now: float) -> None:
+    """Do not give up a host yet that was sent upstream and fetches other content first.
+
+    If this home was restarted and knows of no root, it makes the host one again, so that it sends nobody else.
+    """
+    if not fetch.live_roots(now):
+        adopt_root(fetch, fetcher, rates, now)
+    fetcher.postpone(now)
 
 
 def unproven_roots(fetch: Fetch, rates: LinkRates, timeout: float, now: float) -> list[Fetcher]:
@@ -105,18 +133,19 @@ def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
     return root.is_doubted and rates.possible_uplink(now) >= SLOW_FACTOR * rate
 
 
-def choose_root(fetch: Fetch, refused: Container[str], count_roots: Callable[[str], int]) -> Fetcher | None:
+def choose_root(fetch: Fetch, rates: LinkRates, count_roots: Callable[[str], int], now: float) -> Fetcher | None:
     """Return the host that should go upstream: the one with the most bytes; None if there is none.
 
     Of several, it is the nearest to its root, so that the others follow it.
 
     Args:
         fetch: The key.
-        refused: Hosts that got nothing from upstream lately.
+        rates: Knows which hosts got nothing from upstream lately.
         count_roots: Returns for how many keys a host is a root. Of hosts as near as each other, the lowest is taken.
+        now: The time.
     """
     able = [each for each in fetch.hosts.values() if each.can_feed and not each.is_whole and not each.is_root]
-    able = [each for each in able if each.host not in refused]
+    able = [each for each in able if not rates.is_unserved(each.host, now)]
     most = max((each.offset for each in able), default=0)
     best = (each for each in able if each.offset == most)
     return min(best, key=lambda each: (each.depth, count_roots(each.host)), default=None)

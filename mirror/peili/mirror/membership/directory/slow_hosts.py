@@ -1,8 +1,8 @@
-"""Finds out from what hosts report which links are slow, and which end of a slow link is to be avoided."""
+"""Finds out from what hosts report how fast links are, and which end of a slow link is to be avoided."""
 
 from __future__ import annotations
 
-from peili.mirror.limits import MIB
+from peili.mirror.limits import KIB, MIB
 from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
@@ -19,6 +19,33 @@ _BAD_REPORTS = 2
 """After so many reports in a row that show a slow link, something is done."""
 _SIBLING_FACTOR = 3
 """A child is slow if another child of its feeder gets this many times as much."""
+_MEASURED_SIZE = 512 * KIB
+"""The smallest content from whose whole transfer a rate is learnt."""
+_SHORTEST_TIME = 0.001
+"""Seconds. A whole transfer counts as at least as long."""
+_LIMITED_HOPS = 5
+"""If a whole holder needs longer than this many hops for small content, its uplink was the limit."""
+
+
+def measure_whole(fetch: Fetch, child: Fetcher, offset: int, rates: LinkRates, now: float) -> None:
+    """Measure the link over which a host has received everything. Small content is too short for any other report.
+
+    Args:
+        fetch: The key.
+        child: The host.
+        offset: How many bytes it has now.
+        rates: Takes the measurement.
+        now: The time.
+    """
+    received = offset - child.fed_offset
+    if not child.feeders or received < _MEASURED_SIZE:
+        return
+    feeder = fetch.hosts.get(child.feeders[0])  # a host with several reads most from the first
+    seconds = max(now - child.fed_since, _SHORTEST_TIME)
+    was_whole = feeder is not None and feeder.is_whole and feeder.whole_since <= child.fed_since
+    is_limited = was_whole and seconds > _LIMITED_HOPS * rates.links(None, now).hop
+    rate = received / seconds * (len(fetch.children[child.feeders[0]]) if is_limited else 1)
+    rates.learn_uplink(child.feeders[0], rate, is_limited, now)
 
 
 def judge_link(fetch: Fetch, child: Fetcher, available: int, rates: LinkRates, now: float) -> Fetcher | None:
