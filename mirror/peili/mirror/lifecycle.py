@@ -34,6 +34,10 @@ class Lifecycle:
         relay: Started and stopped with the mirror.
         peer_tls: Refreshed while the mirror runs.
         background: Runs in a task while the mirror runs. It must end when it is cancelled.
+
+    Attributes:
+        is_withdrawn: Whether `withdraw` was called, and not `resume` since.
+        loop: As above.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Lifecycle:
         self._advertiser: Advertiser | None = None
         self._logged: set[int] = set()  # plug-ins whose failure to report their state was logged
         self._drain_lock = asyncio.Lock()  # held by `withdraw` and `resume`
-        self._is_withdrawn = False
+        self.is_withdrawn = False
         self._is_stopped = False
         self._stack = AsyncExitStack()
         self.loop = asyncio.get_running_loop()
@@ -115,7 +119,7 @@ class Lifecycle:
         supervisors = self._supervise(self._plugins)
         self._advertiser = Advertiser(self._context)
         in_time = await _wait_tried(supervisors, deadline)
-        if self._is_stopped or self._is_withdrawn:
+        if self._is_stopped or self.is_withdrawn:
             return
         in_time &= await _wait_tried(self._supervise(self._extensions), deadline)
         if not in_time:
@@ -149,7 +153,7 @@ class Lifecycle:
             await self._withdraw()
 
     async def _withdraw(self) -> None:
-        self._is_withdrawn = True
+        self.is_withdrawn = True
         try:
             for extension in reversed(self._extensions):
                 await self._exit(extension)
@@ -165,17 +169,17 @@ class Lifecycle:
         Takes as long as exiting the router and `start` take.
         """
         async with self._drain_lock:
-            if not self._is_withdrawn:
+            if not self.is_withdrawn:
                 return
             await self._withdraw()  # completes an earlier one that was cancelled
             await self._exit(self._context.router)
             if self._is_stopped:
                 return
-            self._is_withdrawn = False
+            self.is_withdrawn = False
             try:
                 await self._enter()
             except BaseException:
-                self._is_withdrawn = True
+                self.is_withdrawn = True
                 raise
 
     async def stop(self) -> None:

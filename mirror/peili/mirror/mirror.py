@@ -190,6 +190,7 @@ class Mirror:
             limited=self.metrics.limited.add,
             granted=self.metrics.grants.add,
             in_flight=self._incoming.state,
+            is_drained=lambda: self._lifecycle is not None and self._lifecycle.is_withdrawn,
         )
 
     def _new_gate(self, rights: PullRights | None) -> Gate | None:

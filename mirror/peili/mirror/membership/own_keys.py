@@ -1,4 +1,4 @@
-"""Finds out whether this host has the whole content of a key, for other hosts that ask."""
+"""Finds out what this host has of a key, for other hosts that ask."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from peili.mirror.plugins.interfaces import Context
 
 
 async def digest_of(context: Context, key: Key) -> Digest:
-    """Return the digest that `key` means on this host.
+    """Return the digest that `key` means on this host, so that other hosts may be told what this host has of it.
 
     Raises:
-        NotFound: The store does not have the tag, or the mirror is not for it.
+        NotFound: The store does not have the tag, the mirror is not for it, or the mirror was drained.
         StoreUnavailable: The store does not answer.
     """
+    if context.is_drained():
+        raise NotFound("this host is drained")
     if isinstance(key, Digest):
         return key
     if not context.selection.allows(key.registry, key.repository, key.tag):
@@ -30,7 +32,7 @@ async def describe_own(context: Context, key: Key, *, is_proven: bool) -> Descri
         is_proven: Whether the host that asks has proven who it is. If not, it is told only what is open.
 
     Raises:
-        NotFound: The store does not have the whole content, or may not tell that it has it.
+        NotFound: The store does not have the whole content, or this host may not tell that it has it.
         StoreUnavailable: The store does not answer.
     """
     descriptor = await context.store.describe(await digest_of(context, key))

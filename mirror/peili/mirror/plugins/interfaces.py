@@ -293,6 +293,8 @@ class Context:
             store. None if the mirror does not expect it.
         is_open: Returns whether every host may know that this host has a key, and get its content. If not, only hosts
             that have proven who they are may. Takes bounded time, and does not raise.
+        is_drained: Returns whether the mirror was drained, and not resumed since. It answers requests, but a router
+            tells no other host that this host has something.
     """
 
     identity: str
@@ -309,6 +311,7 @@ class Context:
     granted: Callable[[str], None] = lambda _: None
     in_flight: Callable[[Digest], InFlight | None] = lambda _: None
     is_open: Callable[[Key], Awaitable[bool]] = _always_open
+    is_drained: Callable[[], bool] = lambda: False
 
 
 def running_already(plugin: Plugin) -> RuntimeError:

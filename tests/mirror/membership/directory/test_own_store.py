@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from tests.mirror.membership.directory.acquiring import feed, fetchers, homes, names
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster, find
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -40,6 +41,13 @@ async def silent_home(key: Key) -> AsyncGenerator[tuple[Host, list[Host]]]:
         yield home, [each for each in hosts if each not in {home, other}]
 
 
+async def finds(asking: Host, key: Key, urls: list[str]) -> None:
+    """Wait until a lookup yields just these holders. What it found before is remembered for a moment."""
+    async with asyncio.timeout(60):
+        while await find(asking, key) != urls:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("key", [KEY, TAG], ids=str)
 async def test_a_lookup_finds_what_a_home_has_got_just_now(key: Key) -> None:
     async with silent_home(key) as (home, [asking, _]):
@@ -47,9 +55,7 @@ async def test_a_lookup_finds_what_a_home_has_got_just_now(key: Key) -> None:
         assert await find(asking, key) == [home.url]
         assert not home.directory.home.records.find(str(key)).holders
         home.store.remove(key)
-        async with asyncio.timeout(60):
-            while await find(asking, key):  # it is remembered for a moment  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await finds(asking, key, [])
 
 
 async def test_a_host_is_not_sent_upstream_for_what_a_home_has_got_just_now() -> None:
@@ -58,6 +64,23 @@ async def test_a_host_is_not_sent_upstream_for_what_a_home_has_got_just_now() ->
         for asking in hosts:
             assert names(await feed(asking, KEY)) == [home.url]
             await until(lambda: not any(each.is_root for each in fetchers(home, KEY).values()))  # its claim is undone
+
+
+async def test_a_drained_home_tells_nobody_what_it_has() -> None:
+    async with silent_home(KEY) as (home, [asking, _]), plain_client() as client:
+
+        async def status() -> int:
+            return (await client.head(f"{home.url}/_router/keys/{KEY}")).status_code
+
+        home.store.add(DATA)
+        await finds(asking, KEY, [home.url])
+        assert await status() == 200
+        await home.mirror.drain(1)
+        await finds(asking, KEY, [])
+        assert await status() == 404
+        await home.mirror.resume()
+        await finds(asking, KEY, [home.url])
+        assert await status() == 200
 
 
 class BrokenStore(MemoryStore):
