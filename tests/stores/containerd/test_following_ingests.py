@@ -23,6 +23,7 @@ from peili.stores.containerd import ContainerdStore
 from peili.stores.containerd import ingests as ingests_module
 from peili.stores.containerd import inotify as inotify_module
 from peili.stores.containerd.inotify import DirectoryNotifier
+from peili.stores.containerd.inotify_limits import InotifyLimit
 
 pytestmark = pytest.mark.anyio
 
@@ -319,8 +320,8 @@ async def test_ended_ingests_leave_no_watch_behind(namespace: Namespace, monkeyp
     notifiers: list[DirectoryNotifier] = []
 
     class RecordingNotifier(DirectoryNotifier):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, reached: Callable[[InotifyLimit], None]) -> None:
+            super().__init__(reached)
             notifiers.append(self)
 
     monkeypatch.setattr(ingests_module, "DirectoryNotifier", RecordingNotifier)

@@ -30,6 +30,7 @@ from pathlib import Path
 from peili.mirror import Broadcast, Digest, Gone, Have, Inventory, PeiliError, StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.content import Access, access_to
+from peili.stores.containerd.inotify_limits import LimitLog
 from peili.stores.containerd.listing import (
     EVENT_FILTER,
     BlobCreated,
@@ -70,6 +71,7 @@ class ContainerdFollower:
         content_root: The directory of the content store; None if it can't be read or does not exist.
         expected_root: Where that directory should be; None if containerd does not tell.
         is_connected: Whether containerd answers and the inventory is up to date.
+        limits: Says if limits of inotify are reached.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class ContainerdFollower:
         self.content_root: Path | None = None
         self.is_connected = False
         self.expected_root: Path | None = None
+        self.limits = LimitLog(log)
         self._access = Access.ABSENT
         self._api = api
         self._options = options
@@ -109,7 +112,7 @@ class ContainerdFollower:
         """Follow until containerd no longer answers. Returns the reason."""
         reason = ""
         self._schedule = ListSchedule(is_polling=self.content_root is None)
-        recent = RecentChanges(self._api, self._handle, self._update_namespaces, self._is_listed)
+        recent = RecentChanges(self._api, self._handle, self._update_namespaces, self._is_listed, self.limits.note)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive_events(recent))

@@ -114,7 +114,7 @@ class IngestFollower:
 
     async def run(self) -> None:
         """Follow the ingests until cancelled."""
-        notifier = self._notifier = DirectoryNotifier()
+        notifier = self._notifier = DirectoryNotifier(self._follower.limits.note)
         try:
             while True:
                 is_notified = await self._look(notifier)

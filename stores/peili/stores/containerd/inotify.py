@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import cast
 
 from typing_extensions import override
+
+from peili.stores.containerd.inotify_limits import InotifyLimit
 
 _MODIFY, _CLOSE_WRITE, _OPEN, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x8, 0x20, 0x40, 0x80, 0x100, 0x200
 _CHANGES = _MODIFY | _CLOSE_WRITE | _OPEN | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
@@ -29,22 +32,24 @@ REOPEN_TIMEOUT = 5.0
 class Inotify(ABC):
     """Watches directories. For use on one loop.
 
-    Nothing is reported if `is_active` is false: the system has no inotify, or this user has no instance left
-    (``fs.inotify.max_user_instances``). Call `close` when done.
+    Nothing is reported if `is_active` is false: the system has no inotify, or this user has no instance left. Each call
+    of `watch` tries again to get one. Call `close` when done.
 
     Args:
         mask: The events that are reported.
+        reached: Called each time that a limit of the system leaves this user no instance or no watch.
     """
 
-    def __init__(self, mask: int) -> None:
+    def __init__(self, mask: int, reached: Callable[[InotifyLimit], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._mask = mask
-        self._fd = _create_instance()
+        self._reached = reached
+        self._fd: int | None = None
+        self._is_closed = False
         self._watches: dict[Path, int] = {}
         self._directories: dict[int, Path] = {}
-        if self._fd is not None:
-            self._loop.add_reader(self._fd, self._read_events)
+        self._open()
 
     @property
     def is_active(self) -> bool:
@@ -60,9 +65,13 @@ class Inotify(ABC):
             Whether the directory is watched. If not, it does not exist, or no watch is left.
         """
         if self._fd is None:
+            self._open()
+        if self._fd is None:
             return False
         number = cast("int", _LIBC.inotify_add_watch(self._fd, os.fsencode(directory), self._mask | _ONLYDIR))
         if number < 0:
+            if ctypes.get_errno() == errno.ENOSPC:
+                self._reached(InotifyLimit.WATCHES)
             return False
         if self._watches.get(directory) != number:  # another directory may have been there before
             self.unwatch(directory)
@@ -90,10 +99,23 @@ class Inotify(ABC):
 
     def close(self) -> None:
         """End all watches. Idempotent."""
+        self._is_closed = True
         if self._fd is not None:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = None
+
+    def _open(self) -> None:
+        """Get an instance, if there is one."""
+        create = cast("Callable[[int], int] | None", getattr(_LIBC, "inotify_init1", None))
+        if create is None or self._is_closed:
+            return
+        fd = create(os.O_CLOEXEC | os.O_NONBLOCK)  # the flags of inotify have the same values
+        if fd >= 0:
+            self._fd = fd
+            self._loop.add_reader(fd, self._read_events)
+        elif ctypes.get_errno() == errno.EMFILE:
+            self._reached(InotifyLimit.INSTANCES)
 
     def _read_events(self) -> None:
         """Read the events that are there."""
@@ -114,8 +136,8 @@ class DirectoryNotifier(Inotify):
     It also knows which files were closed by their writer (`closed_since`).
     """
 
-    def __init__(self) -> None:
-        super().__init__(_CHANGES)
+    def __init__(self, reached: Callable[[InotifyLimit], None] = lambda limit: None) -> None:
+        super().__init__(_CHANGES, reached)
         self._closed: dict[Path, float] = {}  # when each file was closed by its last writer
         self._reopened: dict[Path, float] = {}  # of these, when each was opened again, perhaps only by a reader
         self._expected = Counter[Path]()  # how often this process is about to open each file
@@ -176,8 +198,8 @@ class DirectoryNotifier(Inotify):
 class ArrivalNotifier(Inotify):
     """Reports which files and directories appear in the watched directories, or were moved there."""
 
-    def __init__(self) -> None:
-        super().__init__(_MOVED_TO | _CREATE)
+    def __init__(self, reached: Callable[[InotifyLimit], None] = lambda limit: None) -> None:
+        super().__init__(_MOVED_TO | _CREATE, reached)
         self._arrived: dict[Path, None] = {}
 
     def watch_new(self, directory: Path) -> bool:
@@ -207,10 +229,12 @@ def _parse_events(data: bytes) -> Iterator[tuple[int, int, str]]:
         yield number, mask, os.fsdecode(name.rstrip(b"\0"))
 
 
-def _create_instance() -> int | None:
-    create = cast("Callable[[int], int] | None", getattr(_LIBC, "inotify_init1", None))
-    fd = -1 if create is None else create(os.O_CLOEXEC | os.O_NONBLOCK)  # the flags of inotify have the same values
-    return fd if fd >= 0 else None
+def reached_limits(directory: Path) -> set[InotifyLimit]:
+    """Return the limits because of which this user could not watch a directory now. Call it on a running loop."""
+    limits = set[InotifyLimit]()
+    with closing(DirectoryNotifier(limits.add)) as notifier:
+        notifier.watch(directory)
+    return limits
 
 
-_LIBC = ctypes.CDLL(None)
+_LIBC = ctypes.CDLL(None, use_errno=True)

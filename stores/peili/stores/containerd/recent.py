@@ -15,6 +15,7 @@ from typing import TypeAlias
 from peili.mirror import Digest, NotFound, StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.inotify import ArrivalNotifier
+from peili.stores.containerd.inotify_limits import InotifyLimit
 from peili.stores.containerd.listing import (
     BlobCreated,
     ContainerdEvent,
@@ -43,6 +44,7 @@ class RecentChanges:
         report: Receives `BlobCreated` and `ImageFound`, and `NamespaceChanged` if everything should be listed.
         namespaces: Returns the served namespaces, new ones included. Raises StoreUnavailable.
         is_known: Returns whether a blob is known already.
+        reached: Called each time that a limit of inotify is reached.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class RecentChanges:
         report: Callable[[ContainerdEvent], Awaitable[None]],
         namespaces: Callable[[], Awaitable[Collection[str]]],
         is_known: Callable[[Digest], bool],
+        reached: Callable[[InotifyLimit], None] = lambda limit: None,
     ) -> None:
         self._api = api
         self._report = report
         self._namespaces = namespaces
         self._is_known = is_known
+        self._reached = reached
         self._questions: dict[_Changed, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None  # while `run` runs
 
@@ -64,7 +68,7 @@ class RecentChanges:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 if content_root is not None:
-                    with closing(ArrivalNotifier()) as notifier:
+                    with closing(ArrivalNotifier(self._reached)) as notifier:
                         await self._notice(content_root, notifier)
                 await asyncio.Event().wait()  # for the questions about images
         finally:
@@ -89,11 +93,11 @@ class RecentChanges:
             del self._questions[changed]
 
     async def _notice(self, root: Path, notifier: ArrivalNotifier) -> None:
-        """Ask about each blob whose file appears, as long as files can be noticed."""
+        """Ask about each blob whose file appears, until cancelled."""
         directories = (root.parent, root, root / "blobs", *(root / "blobs" / each for each in _ALGORITHMS))
         for directory in directories:  # the first list of everything shows what is there
             notifier.watch(directory)
-        while notifier.is_active:
+        while True:
             new = [each for each in directories if notifier.watch_new(each)]
             arrived = notifier.take()
             for directory in new:  # it may have got files before it was watched

@@ -24,9 +24,11 @@ from tests.lab.processes import ENVIRONMENT, CommandFailed, wait_for
 from tests.lab.releases import release
 from tests.support.directories import short_directory
 from tests.support.ports import free_port
+from tests.support.user_namespaces import with_limit
 
 from peili.adapters.standalone.cli import main
 from peili.mirror.testing.images import Image, make_layout, pack_tar
+from peili.stores.containerd.inotify_limits import InotifyLimit
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(each, path=ENVIRONMENT["PATH"]) is None for each in ("containerd", "ctr", "setpriv")),
@@ -152,7 +154,8 @@ def test_if_all_is_well_it_requests_an_image_that_containerd_has(applied: Setup)
     assert fine["containerd"].endswith(f"answers on {applied.containerd.socket}")
     assert fine["content"].endswith("io.containerd.content.v1.content")
     assert "1 known, all answer" in fine["peers"] or "2 known, all answer" in fine["peers"]
-    assert set(diagnosis.of("warn")) <= {"asked", "CRI plug-in"}  # the lab's containerd does not run pods
+    # The lab's containerd does not run pods. What else runs on this machine may use all of inotify.
+    assert set(diagnosis.of("warn")) <= {"asked", "CRI plug-in", "inotify"}
 
 
 def test_text_has_a_line_for_each_result_and_a_fix_for_each_problem(applied: Setup) -> None:
@@ -339,6 +342,17 @@ def test_a_content_directory_that_containerd_has_not_created_yet(applied: Setup)
     finally:
         away.rename(root)
         applied.containerd.import_archive(applied.directory / "image.tar")
+
+
+@pytest.mark.parametrize(("name", "limit"), [("instances", InotifyLimit.INSTANCES), ("watches", InotifyLimit.WATCHES)])
+def test_a_limit_of_inotify_that_leaves_nothing(applied: Setup, name: str, limit: InotifyLimit) -> None:
+    command = [sys.executable, "-m", "peili.adapters.standalone", *applied.arguments("doctor", "--json")]
+    done = subprocess.run(
+        with_limit(f"max_inotify_{name}", 0, command), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stderr == ""
+    diagnosis = Diagnosis(done.returncode, json.loads(done.stdout)["findings"])
+    assert (diagnosis.of("warn")["inotify"], diagnosis.fix("inotify")) == (limit.cost, limit.fix)
 
 
 def test_a_content_directory_that_cannot_be_read(applied: Setup, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the running containerd: does it answer, does it use its present files, and is its content readable?
+"""Checks of the running containerd: does it answer, does it use its present files, and can peili read its content?
 
 This module also finds out how the process was started.
 """
@@ -25,6 +25,7 @@ from peili.adapters.containerd.doctor.result import CheckResult, Level, as_root,
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
+from peili.stores.containerd.inotify import reached_limits
 
 KUBERNETES_NAMESPACE = "k8s.io"
 """The namespace into which the CRI plug-in pulls."""
@@ -156,6 +157,12 @@ async def check_content(api: ContainerdApi, content_path: Path | None) -> CheckR
         what = f"{error.filename}: {reason}, so peili reads it through containerd's API, which is slow"
         return warn(about, what, fix)
     return ok(about, f"peili reads it from {root}")
+
+
+async def check_notifications(api: ContainerdApi, content_path: Path | None) -> Sequence[CheckResult]:
+    """Check that the system can tell peili when containerd's content changes."""
+    root = content_path or await api.content_root()
+    return () if root is None else [warn("inotify", each.cost, each.fix) for each in reached_limits(root)]
 
 
 async def _has_blobs(api: ContainerdApi) -> bool:

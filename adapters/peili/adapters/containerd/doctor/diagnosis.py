@@ -77,6 +77,8 @@ async def diagnose(target: DoctorTarget) -> AsyncGenerator[CheckResult, None]:
         is_up = result.level is not Level.FAIL
         if is_up:
             yield await daemon_checks.check_content(api, target.content_path)
+            for result in await daemon_checks.check_notifications(api, target.content_path):
+                yield result
         files = _examine_files(target, version)
         for result in files.results:
             yield result
