@@ -22,8 +22,8 @@ from typing import Any
 from scripts.generated import ROOT, write_or_check
 
 from peili.adapters.standalone import settings, upstreams
-from peili.adapters.standalone.config import SECTIONS, Config, known_keys, load_plugin
 from peili.adapters.standalone.door_options import TLSOptions
+from peili.adapters.standalone.parsing import SECTIONS, known_keys, parse_config, parse_plugin
 from peili.mirror import RESOLVERS, ROUTERS, STORES, Limits, Options, Plugins
 from peili.mirror.limits import UNLIMITED
 from peili.mirror.support.options import MISSING
@@ -143,20 +143,20 @@ def _section_rows(section: str, examples: Examples) -> list[Row]:
     known = known_keys()[section]
     with recording() as asked:
         if section in GROUPS:
-            load_plugin(section, {})
+            parse_plugin(section, {})
         else:
-            Config.load({})
+            parse_config({})
     keys = {
         key: each for table in asked for key, each in table.keys.items() if section in GROUPS or table.known == known
     }
     for key in known:  # each example is right by itself
-        Config.load(settings.merge(settings.from_flags([f"{section}.{key}={examples.take(f'{section}.{key}')[0]}"])))
+        parse_config(settings.merge(settings.from_flags([f"{section}.{key}={examples.take(f'{section}.{key}')[0]}"])))
     return [_row(key, keys.get(key, (None, "")), f"{section}.{key}", examples) for key in known]
 
 
 def _tls_rows(examples: Examples) -> list[Row]:
     with recording() as asked:
-        Config.load({"peer": {"tls": settings.Setting(examples.tables["peer.tls"], "example")}})
+        parse_config({"peer": {"tls": settings.Setting(examples.tables["peer.tls"], "example")}})
     table = next(each for each in asked if each.within == "tls")
     known = tuple(each.name for each in fields(TLSOptions))
     return [_row(key, table.keys[key], f"peer.tls.{key}", examples) for key in known]
@@ -165,7 +165,7 @@ def _tls_rows(examples: Examples) -> list[Row]:
 def _upstream_rows(examples: Examples) -> list[Row]:
     ((registry, table),) = examples.tables["upstream"].items()
     with recording() as asked:
-        Config.load({"upstream": {registry: settings.Setting({"ca": table["ca"]}, "example")}})
+        parse_config({"upstream": {registry: settings.Setting({"ca": table["ca"]}, "example")}})
     found = next(each for each in asked if each.known == upstreams.KEYS)
     found.keys["url"] = (None, "")  # its default depends on the registry
     return [_row(key, found.keys[key], f'upstream."{registry}.{key}', examples) for key in upstreams.KEYS]

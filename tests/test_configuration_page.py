@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from peili.adapters.standalone.config import known_keys
+from peili.adapters.standalone.parsing import known_keys
 from peili.mirror import RESOLVERS, ROUTERS, STORES, ConfigError, Limits, Plugins
 
 ROOT = Path(__file__).parent.parent

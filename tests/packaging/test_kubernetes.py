@@ -18,7 +18,8 @@ from tests.kubernetes_programs import has_programs, program
 from tests.lab.processes import ENVIRONMENT, CommandFailed, run
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import Config, known_keys
+from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.parsing import known_keys, parse_config
 from peili.mirror import Mirror
 from peili.mirror.tls.key_file import create_key_file
 from peili.routers.kubernetes.slices import PORT_NAME
@@ -77,7 +78,7 @@ def config_file(manifest: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def config(config_file: Path) -> Config:
-    return Config.load(settings.merge(settings.from_file(config_file)))
+    return parse_config(settings.merge(settings.from_file(config_file)))
 
 
 def mounted(pod: dict[str, Any], container: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -265,7 +266,7 @@ def check(text: str, key: Path) -> Config:
         [*command, f"--set=peer.shared_key_file={key}"], env=IN_A_POD, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "the configuration is valid\n"), done.stderr
-    return Config.load(settings.merge(settings.from_file(file)))
+    return parse_config(settings.merge(settings.from_file(file)))
 
 
 def test_the_values_of_the_chart_arrive_where_they_belong(tmp_path: Path) -> None:

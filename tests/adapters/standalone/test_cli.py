@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from peili.adapters.standalone import load, serve, settings
 from peili.adapters.standalone.cli import main
-from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.parsing import parse_config
 from peili.mirror import Plugins, Router
 from peili.mirror.tls.key_file import create_key_file
 
@@ -334,7 +334,7 @@ def test_with_a_key_routers_make_https_urls(flags: list[str], tmp_path: Path) ->
             made.append(options)
             return super().router(kind, options)
 
-    serve.build(Config.load(settings.merge(found)), NotingPlugins())
+    serve.build(parse_config(settings.merge(found)), NotingPlugins())
     assert [each["scheme"] for each in made] == ["https"]
 
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import Config, known_keys
+from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.door_options import TLSOptions
+from peili.adapters.standalone.parsing import known_keys, parse_config
 from peili.mirror import ConfigError, Limits, Plugins
 
 
@@ -26,7 +27,7 @@ def load(
         *settings.from_environment(environ or {}, known_keys()),
         *settings.from_flags(flags),
     ]
-    return Config.load(settings.merge(assignments))
+    return parse_config(settings.merge(assignments))
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_without_a_file_the_defaults_of_the_design_apply() -> None:
-    config = Config.load({})
+    config = parse_config({})
     assert config.local.listen == ("127.0.0.1:5050",)
     assert (config.peer.listen, config.peer.advertise, config.peer.insecure) == (("[::]:5051",), None, False)
     assert (config.store.kind, config.router.kind, config.resolver.kind) == ("containerd", "mdns", "defer")
@@ -240,7 +241,7 @@ def test_options_override_the_environment_which_overrides_the_file(file: Path) -
 
 
 def test_the_value_of_a_variable_is_toml_if_it_is_valid_toml() -> None:
-    config = Config.load(
+    config = parse_config(
         settings.merge(
             settings.from_environment(
                 {
@@ -303,7 +304,7 @@ def test_other_variables_are_ignored() -> None:
 )
 def test_a_mistake_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Config.load(settings.merge(settings.from_environment({name: value}, known_keys())))
+        parse_config(settings.merge(settings.from_environment({name: value}, known_keys())))
     assert str(caught.value) == f"{name}: {line}"
 
 

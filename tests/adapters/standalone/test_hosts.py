@@ -17,8 +17,8 @@ from peili.adapters.containerd import HostsFiles
 from peili.adapters.files.editor import Change, Problem
 from peili.adapters.files.printing import OutcomePrinter
 from peili.adapters.standalone.cli import main
-from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
+from peili.adapters.standalone.parsing import parse_config
 from peili.adapters.standalone.settings import Setting
 
 __all__ = ["start"]
@@ -171,7 +171,7 @@ def test_the_registries_of_a_mirror_are_written_in_lower_case(root: Path, capsys
     ],
 )
 def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str, url: str) -> None:
-    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}}).local.listen) == url
+    assert mirror_url(parse_config({"local": {"listen": Setting(listen, "here")}}).local.listen) == url
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.doctor import doctor_target
 from peili.adapters.standalone.door_options import LocalOptions
 from peili.adapters.standalone.operations import RunningPeili
+from peili.adapters.standalone.parsing import parse_config
 from peili.adapters.standalone.settings import Setting
 from peili.mirror import ConfigError, LocalCertificate, Mirror, PeiliError, serve
 from peili.mirror.tls import from_files
@@ -41,7 +42,7 @@ def private(certificate: Certificate) -> Certificate:
 
 def configuration(**sections: dict[str, object]) -> Config:
     found = {name: {key: Setting(value, "here") for key, value in each.items()} for name, each in sections.items()}
-    return Config.load({"peer": {"insecure": Setting(True, "here")}, **found})
+    return parse_config({"peer": {"insecure": Setting(True, "here")}, **found})
 
 
 @pytest.mark.anyio

@@ -22,8 +22,8 @@ from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.adapters.standalone.cli import main
-from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.identity import default_identity
+from peili.adapters.standalone.parsing import parse_config
 from peili.adapters.standalone.status import render
 from peili.mirror import Digest, Mirror, Peer, Serving, serve
 from peili.mirror.status import names_by_address
@@ -220,7 +220,7 @@ def test_the_last_problems_are_bounded_and_have_one_line() -> None:
 
 
 def test_the_id_of_a_host_has_its_name_and_stays_the_same(tmp_path: Path) -> None:
-    config = Config.load({})
+    config = parse_config({})
     machine_id = tmp_path / "machine-id"
     machine_id.write_text("0123456789abcdef0123456789abcdef\n")
     one, again = (default_identity(config, machine_id=machine_id) for _ in range(2))

@@ -17,8 +17,9 @@ from click.shell_completion import CompletionItem, shell_complete
 from peili.adapters.standalone import about, load, serve
 from peili.adapters.standalone.cli_hosts import hosts_commands
 from peili.adapters.standalone.cli_options import CONFIGURATION, FILE, JSON
-from peili.adapters.standalone.config import FORMATS, LEVELS, Config
+from peili.adapters.standalone.config import FORMATS, LEVELS
 from peili.adapters.standalone.load import ConfigMistakes
+from peili.adapters.standalone.parsing import parse_config
 from peili.mirror import ConfigError, Peer, PeiliError, Plugins
 from peili.mirror.tls.key_file import create_key_file, new_key
 
@@ -79,7 +80,7 @@ def _run(arguments: list[str], plugins: Plugins) -> int:
 
 
 def _suggest(values: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Return the completion of an option with `values`. `Config` checks the value, in the same way as in a file."""
+    """Return the completion of an option with `values`. `parse_config` checks the value, as in a file."""
     return lambda context, parameter, typed: [CompletionItem(value) for value in values if value.startswith(typed)]
 
 
@@ -108,7 +109,7 @@ def serve_command(
     file = config or load.find_file()
     sections = load.read(file, assignments, log_format, log_level)
     with load.all_mistakes(sections, plugins):
-        loaded = Config.load(sections, file)
+        loaded = parse_config(sections, file)
         if check:
             serve.build(loaded, plugins)
             loaded.local.build_ssl()

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import CHECKS, Config, known_keys, load_plugin
+from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.parsing import CHECKS, known_keys, parse_config, parse_plugin
 from peili.adapters.standalone.settings import CONFIG_VARIABLE, Sections, Setting
 from peili.mirror import ConfigError, Plugins
 
@@ -45,7 +46,7 @@ def load(config: Path | None, assignments: Sequence[str]) -> Config:
         sys.stderr.write(f"peili: the configuration is {file}\n")
     sections = read(file, assignments)
     with all_mistakes(sections):
-        return Config.load(sections, file)
+        return parse_config(sections, file)
 
 
 def find_file() -> Path | None:
@@ -92,7 +93,7 @@ def find_mistakes(sections: Sections, plugins: Plugins | None = None) -> list[Co
     """Return all mistakes in `sections`.
 
     Args:
-        sections: What `Config.load` refuses, or what one of the plug-ins does.
+        sections: What `parse_config` refuses, or what one of the plug-ins does.
         plugins: Constructs the plug-ins, which then report the first mistake of each.
     """
     mistakes: list[ConfigError] = []
@@ -124,6 +125,6 @@ def _remove(key: str, sections: dict[str, dict[str, Setting]]) -> bool:
 
 def _plugin_checks(plugins: Plugins | None) -> Iterator[Callable[[Sections], object]]:
     if plugins is not None:
-        yield lambda sections: load_plugin("store", sections).build(plugins.store)
-        yield lambda sections: load_plugin("router", sections).build(plugins.router)
-        yield lambda sections: load_plugin("resolver", sections).build(plugins.resolver)
+        yield lambda sections: parse_plugin("store", sections).build(plugins.store)
+        yield lambda sections: parse_plugin("router", sections).build(plugins.router)
+        yield lambda sections: parse_plugin("resolver", sections).build(plugins.resolver)

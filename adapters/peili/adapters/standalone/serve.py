@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from peili.adapters.standalone import hosts, logs
 from peili.adapters.standalone.about import version
-from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config, PluginSection
+from peili.adapters.standalone.config import Config, PluginSection
 from peili.adapters.standalone.identity import default_identity
 from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
 from peili.adapters.standalone.upstreams import root_finder
@@ -291,4 +291,5 @@ def _log_start(config: Config, mirror: Mirror, serving: Serving, log: logging.Lo
     if peer and config.peer.insecure:
         log.warning("peer.insecure is set, so everyone who reaches the peer door can read this host's images")
     elif peer and mirror.peer_tls is None:
-        log.warning("the peer door refuses every other host: %s", PEER_DOOR_ADVICE)
+        advice = "set peer.shared_key_file to a file that `peili keys new` makes once for all hosts"
+        log.warning("the peer door refuses every other host: %s", advice)

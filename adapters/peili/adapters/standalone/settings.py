@@ -1,6 +1,6 @@
 """Collects the values of the configuration from a TOML file, the environment and the command line.
 
-Each value keeps its source, for error messages. config.py defines which keys exist and checks the values.
+Each value keeps its source, for error messages. parsing.py defines which keys exist and checks the values.
 """
 
 from __future__ import annotations
