@@ -12,6 +12,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 from starlette.requests import Request
@@ -152,6 +153,8 @@ class MembershipRouter(Router):
         upstream, and are all that counts if no home answers in time.
         """
         membership = _require_running(self._peili_membership, self)
+        if membership.context.is_drained():
+            want = replace(want, can_share=False)
         silent = [name for name, reason in want.failed.items() if reason in _FAILED_SILENTLY]
         membership.health.exclude_until_alive(want.key, silent)
         membership.key_lookup.forget_failed(want.key, want.failed)

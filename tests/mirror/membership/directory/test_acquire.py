@@ -6,12 +6,22 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from tests.mirror.membership.directory.acquiring import acquire, feed, fetchers, go_upstream, home_of, names, want
+from tests.mirror.membership.directory.acquiring import (
+    acquire,
+    feed,
+    fetchers,
+    go_upstream,
+    home_of,
+    names,
+    until_told,
+    want,
+)
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
 from tests.mirror.membership.directory.test_directory import say
 from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Peer, Upstream, Wait, Want
+from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.peer_api.leases import (
     ACQUIRE_PATH,
     LEASES_PATH,
@@ -95,6 +105,29 @@ async def test_progress_and_the_end_of_a_transfer_reach_the_home(hosts: list[Hos
     await until(lambda: fetchers(home, key)[child.name].offset == 1234)
     await advice.lease.release(LeaseEnd.GONE)
     await until(lambda: child.name not in fetchers(home, key))
+
+
+async def test_nobody_is_told_to_read_from_a_drained_host(data: bytes, key: Digest) -> None:
+    async with cluster(SMALL, limits=NO_HEARTBEAT) as hosts:
+        await until(lambda: are_synced(hosts))
+        holder, drained, other, _ = hosts
+        holder.store.add(data)
+        await until_told(hosts, key)
+
+        def known() -> list[Fetcher]:
+            return [each[drained.name] for home in hosts if drained.name in (each := fetchers(home, key))]
+
+        fed: list[Feed] = []
+        while not known():  # once, unless the home took too long to answer
+            fed.append(await feed(drained, key))
+        await drained.mirror.drain(1)
+        await until(lambda: not known())
+        fed.append(await feed(drained, key))  # it still receives content itself
+        assert not any(each.can_share for each in known())
+        for each in fed:
+            await each.lease.release(LeaseEnd.DONE)
+        await drained.directory.leases.flush()
+        assert names(await feed(other, key)) == [holder.url]
 
 
 async def test_a_grant_that_is_superseded_wakes_the_transfer(hosts: list[Host], key: Digest) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,10 +20,13 @@ from peili.mirror.support.tasks import Tasks
 pytestmark = pytest.mark.anyio
 
 KEY = Digest.of(b"a layer")
+OTHER = Digest.of(b"another layer")
 
 
 @asynccontextmanager
-async def leases() -> AsyncGenerator[tuple[Leases, list[LeaseReport]]]:
+async def leases(
+    is_drained: Callable[[], bool] = lambda: False,
+) -> AsyncGenerator[tuple[Leases, list[LeaseReport]]]:
     """Yield leases, and what the home ``home`` was told."""
     told: list[LeaseReport] = []
 
@@ -32,7 +36,7 @@ async def leases() -> AsyncGenerator[tuple[Leases, list[LeaseReport]]]:
         return LeasesAnswer((), 0.1)
 
     async with Tasks(logging.getLogger("peili.test")) as tasks:
-        yield Leases(tasks, send, lambda name: name, UpstreamFetches(time.monotonic)), told
+        yield Leases(tasks, send, lambda name: name, UpstreamFetches(time.monotonic), is_drained), told
 
 
 @pytest.mark.parametrize("is_asking", [False, True])
@@ -64,3 +68,19 @@ async def test_a_host_that_shows_what_it_gets_from_upstream_keeps_its_place() ->
         await upstream.release(LeaseEnd.DONE)
         await subject.flush()
         assert not any(each.end for each in told)
+
+
+async def test_homes_forget_what_a_drained_host_receives() -> None:
+    """Nobody should begin to read it there, neither while it arrives nor afterwards."""
+    drained = asyncio.Event()
+    async with leases(drained.is_set) as (subject, told):
+        fed = subject.grant_feed(KEY, "home", 0.1)
+        await until(lambda: told)
+        assert not told[-1].end
+        await subject.grant_upstream(Want(OTHER, can_share=True), "home", 0.1).release(LeaseEnd.DONE)
+        drained.set()
+        await until(lambda: {LeaseReport(each, 0, end=LeaseEnd.GONE) for each in (KEY, OTHER)} <= {*told})
+        told.clear()
+        await fed.release(LeaseEnd.DONE)
+        await subject.flush()
+        assert all(each.end == LeaseEnd.GONE for each in told)

@@ -85,7 +85,7 @@ class Directory:
             upstream_rate=self._upstream.best_rate,
             doubted=self._upstream.doubted,
         )
-        self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream)
+        self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream, context.is_drained)
         self.claiming = Claiming(tasks, self._client, self.leases, self._homes_of)
         self._takeover = Takeover(tasks, self._client, self._upstream, self._first_home, self.leases.report_to)
         self._search = MemberSearch(self._look_for_members, lambda: health.version, context.limits.backoff_max)

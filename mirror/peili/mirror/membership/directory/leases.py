@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 
 from typing_extensions import override
@@ -70,6 +71,7 @@ class Leases:
         send: Sends reports to the home with this id. Returns None if that failed.
         id_of: Returns the id of a member by its name, if it is known.
         upstream: Learns for which keys the runtime goes upstream.
+        is_drained: Returns whether nobody should begin to read from this host. Homes then forget what it receives.
 
     Attributes:
         id_of: As above.
@@ -82,10 +84,12 @@ class Leases:
         send: Callable[[str, LeaseReports], Awaitable[LeasesAnswer | None]],
         id_of: Callable[[str], str | None],
         upstream: UpstreamFetches,
+        is_drained: Callable[[], bool] = lambda: False,
     ) -> None:
         self.id_of = id_of
         self._tasks = tasks
         self._send = send
+        self._is_drained = is_drained
         self.upstream = upstream
         self._held: dict[str, _HeldKey] = {}
         self._links: dict[str, _ReportLink] = {}
@@ -165,6 +169,8 @@ class Leases:
     def release(self, held: _HeldKey, lease: Lease, reason: str, *, was_fed: bool) -> None:
         """End `lease`. If it was the last one of its key, the home is told soon."""
         held.leases.discard(lease)
+        if reason == LeaseEnd.DONE and self._is_drained():
+            reason = LeaseEnd.GONE  # else homes would take this host for a holder
         if was_fed:
             self._leave_feeder(held)
         if held.leases:
@@ -232,9 +238,12 @@ class Leases:
         return link
 
     def _current(self, home: str) -> list[LeaseReport]:
-        """Return reports on the transfers that a home should know about."""
+        """Return reports on the transfers that a home should know about, or forget."""
         fed = (each for each in self._held.values() if each.home == home and each.leases)
         reports = [each.report() for each in fed if each.key not in self.upstream]
+        if self._is_drained():
+            reports += [LeaseReport(each.key, 0) for each in self.upstream.unstarted(home)]
+            return [replace(each, end=LeaseEnd.GONE) for each in reports]
         if self.upstream.is_busy:
             reports += [LeaseReport(each.key, 0, is_queued=True) for each in self.upstream.unstarted(home)]
         return reports
