@@ -14,9 +14,9 @@ import pytest
 from tests.support.certificates import Authority
 
 from peili.mirror import Limits, Peer, PeerCertificates, PeerClient, PeerUnavailable
+from peili.mirror.client.connecting import Origin
 from peili.mirror.client.connection import ServerDisconnected
 from peili.mirror.client.pool import ConnectionPool
-from peili.mirror.client.transport import Origin
 
 pytestmark = pytest.mark.anyio
 

@@ -1,1 +1,1 @@
-"""HTTP/1.1 to peers: the client with its pool, one connection, the transport below it, and the lookup of host names."""
+"""HTTP/1.1 to peers: the client with its pool, one connection, how it is made and what carries it, and host names."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote, urlsplit
 
+from peili.mirror.client.connecting import Origin
 from peili.mirror.client.connection import (
     RemoteProtocolError,
     Response,
@@ -25,7 +26,6 @@ from peili.mirror.client.connection import (
     ServerDisconnected,
 )
 from peili.mirror.client.pool import CONNECT_TIMEOUT, ConnectError, ConnectionPool
-from peili.mirror.client.transport import Origin
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, is_identity

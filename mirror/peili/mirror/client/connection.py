@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import httptools
 
-from peili.mirror.client.transport import Origin, Transport
+from peili.mirror.client.connecting import Origin
+from peili.mirror.client.transport import Transport
 from peili.mirror.limits import KIB
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
 

@@ -6,9 +6,9 @@ import asyncio
 import ssl
 from collections import OrderedDict
 
+from peili.mirror.client.connecting import Origin, connect
 from peili.mirror.client.connection import Connection
 from peili.mirror.client.dns import AddressResolver
-from peili.mirror.client.transport import Origin, connect
 from peili.mirror.tls.peer_tls import PeerTLS
 
 KEEP_ALIVE = 15.0

@@ -11,16 +11,11 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import cast
 
 from typing_extensions import override
 
-from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
-from peili.mirror.peer_api.addresses import AddressKinds
-from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.identities import certificate_names
-from peili.mirror.tls.peer_tls import PeerTLS
 
 _CAN_SPLICE = sys.platform == "linux"
 _TLS_READ = 64 << 10
@@ -31,25 +26,11 @@ _TLS_WRITE = 256 << 10
 """The bytes that are encrypted at a time, so that a large body is not in memory twice."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where to connect to: the part of a URL before its path.
-
-    Attributes:
-        is_secure: Whether to use TLS.
-        tls_name: The name that the certificate must show. If it is empty, only `PeerTLS.check_server` checks the names.
-        dialled: The kinds of addresses that may be dialled.
-    """
-
-    is_secure: bool
-    host: str
-    port: int
-    tls_name: str
-    dialled: AddressKinds = field(default=AddressKinds.ANY, hash=False)  # the hash of an enum is slow
-
-
 class Transport(ABC):
     """An open connection. Its owner closes it. Only one task reads at a time. All methods raise OSError if it fails.
+
+    Args:
+        connected: A socket that is connected and does not block.
 
     Attributes:
         identity: The id of the peer that its verified certificate shows; None if it shows none.
@@ -58,6 +39,10 @@ class Transport(ABC):
 
     identity: str | None = None
     tls: ssl.SSLContext | None = None
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._loop = asyncio.get_running_loop()
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -84,103 +69,32 @@ class Transport(ABC):
         """Whether `recv_pipe` is supported."""
         return False
 
-    @abstractmethod
     def acknowledge(self) -> None:
         """Acknowledge what has arrived, now and not up to 40 ms later.
 
         A server that sends the head and the body of a response separately may wait for that before it sends the body
         (Nagle's algorithm, which asyncio does not switch off on a listener that the application made).
         """
+        if sys.platform == "linux":
+            with suppress(OSError):  # the connection has ended; the next read says so
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     @abstractmethod
     def is_quiet(self) -> bool:
         """Return whether the stream is open and there are no unread bytes."""
 
-    @abstractmethod
     def interrupt(self) -> None:
         """End the stream. A task that reads is woken and fails, or reads no more bytes."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
-    @abstractmethod
     def close(self) -> None:
         """Close at once. No task may be reading. Idempotent."""
-
-
-async def connect(
-    origin: Origin, tls: ssl.SSLContext | PeerTLS | None, timeout: float, resolver: AddressResolver
-) -> Transport:
-    """Connect to `origin`, over TLS if `tls` is given.
-
-    Args:
-        origin: Where to connect to.
-        tls: The TLS context, or the mutual TLS, whose checks are made too.
-        timeout: Seconds for the lookup of the host name, the connection and the TLS handshake together.
-        resolver: Looks up the host name.
-
-    Raises:
-        OSError: The connection or the TLS handshake failed. TimeoutError is one.
-        UnicodeError: The host of `origin` is not a host name.
-    """
-    async with Deadline(timeout):
-        addresses = _allowed(origin, await resolver.addresses(origin.host, origin.port))
-        tcp_socket = await _connect_any(addresses, timeout)
-        if tls is None:
-            return TcpTransport(tcp_socket)
-        try:
-            context = tls.contexts().client if isinstance(tls, PeerTLS) else tls
-            transport = await TlsTransport.start(tcp_socket, context, origin.tls_name or origin.host)
-        except BaseException:
-            tcp_socket.close()
-            raise
-        try:
-            if isinstance(tls, PeerTLS):
-                names = transport.certificate_names()
-                tls.check_server(names, origin.tls_name)
-                transport.identity = tls.identity_of(names)
-        except BaseException:
-            transport.close()
-            raise
-        return transport
-
-
-def _allowed(origin: Origin, addresses: Addresses) -> Addresses:
-    """Return those of `addresses` that may be dialled. Raises OSError if there are none."""
-    if origin.dialled is AddressKinds.ANY:
-        return addresses
-    allowed = [each for each in addresses if AddressKinds.of(str(each[1][0])) & origin.dialled]
-    if addresses and not allowed:
-        raise OSError(f"{addresses[0][1][0]} is not dialled, because it is not an address of another host")
-    return allowed
-
-
-async def _connect_any(addresses: Addresses, timeout: float) -> socket.socket:
-    """Return a socket that is connected to the first of `addresses` that accepts. Each has its share of `timeout`."""
-    problem: OSError = OSError("the host has no address")
-    for family, address in addresses:
-        try:
-            async with Deadline(timeout / len(addresses)):
-                return await _connect(family, address)
-        except OSError as error:
-            problem = error
-    raise problem
-
-
-async def _connect(family: int, address: SocketAddress) -> socket.socket:
-    tcp_socket = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        tcp_socket.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(tcp_socket, address)
-    except BaseException:
-        tcp_socket.close()
-        raise
-    return tcp_socket
+        self._socket.close()
 
 
 class TcpTransport(Transport):
     """TCP on a non-blocking socket."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._loop = asyncio.get_running_loop()
 
     @override
     async def send(self, data: bytes) -> None:
@@ -224,10 +138,6 @@ class TcpTransport(Transport):
             self._loop.remove_reader(self._socket.fileno())
 
     @override
-    def acknowledge(self) -> None:
-        _acknowledge(self._socket)
-
-    @override
     def is_quiet(self) -> bool:
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -236,15 +146,6 @@ class TcpTransport(Transport):
         except OSError:
             return False
         return False
-
-    @override
-    def interrupt(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    @override
-    def close(self) -> None:
-        self._socket.close()
 
 
 class TlsTransport(Transport):
@@ -255,9 +156,8 @@ class TlsTransport(Transport):
     """
 
     def __init__(self, tcp_socket: socket.socket, tls: ssl.SSLContext, name: str) -> None:
+        super().__init__(tcp_socket)
         self.tls = tls
-        self._loop = asyncio.get_running_loop()
-        self._socket = tcp_socket
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._secured = tls.wrap_bio(self._received, self._to_send, server_hostname=name)
         self._read = cast("Callable[[int, memoryview], int]", self._secured.read)  # typeshed knows only bytearray
@@ -371,10 +271,6 @@ class TlsTransport(Transport):
             await self._loop.sock_sendall(self._socket, self._to_send.read())
 
     @override
-    def acknowledge(self) -> None:
-        _acknowledge(self._socket)
-
-    @override
     def is_quiet(self) -> bool:
         if self._has_ended or self._error is not None or self._secured.pending() or self._received.pending:
             return False
@@ -383,18 +279,3 @@ class TlsTransport(Transport):
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
         return not poll.poll(0)
-
-    @override
-    def interrupt(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    @override
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _acknowledge(connected: socket.socket) -> None:
-    if sys.platform == "linux":
-        with suppress(OSError):  # the connection has ended; the next read says so
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
