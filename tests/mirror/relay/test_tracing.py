@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import pytest
 from tests.mirror.relay.feeders import ScriptedFeeder, in_flight
-from tests.mirror.relay.peers import peers
+from tests.mirror.relay.peers import Exchange, SaysReceived, peers
 from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, path_of, pulling
 from tests.support.plain_http import plain_client
 from tests.support.waiting import WAIT, until
@@ -38,6 +38,10 @@ def received(data: bytes, *sources: tuple[int, str | None]) -> bytes:
 def prefixes(data: bytes) -> Sequence[str]:
     stops = [*range(MIB, len(data), MIB), len(data)]
     return [Digest.of(data[:stop]).encoded[:16] for stop in stops]
+
+
+LONG = encode_received([ReceivedBytes([*prefixes(DATA), *["0" * 16] * 20], [(0, None)])])
+"""What a host says that claims to have received more bytes than the content has."""
 
 
 class KnowingRouter(AdvisingRouter):
@@ -77,6 +81,8 @@ class SupersededLease(RecordingLease):
         (received(DATA, (0, None)), None, None),
         (received(DATA, (0, None)), b"[]", None),
         (received(CHANGED, (0, "b")), received(CHANGED, (0, "a")), None),  # a circle, which is a lie
+        (LONG, received(CHANGED, (0, "a"), (10 * MIB, "c")), "between a and b"),  # it has not that many bytes
+        (LONG, received(CHANGED, (10 * MIB, "a"), (12 * MIB, "c")), None),
     ],
 )
 async def test_the_link_is_found(
@@ -193,6 +199,27 @@ async def test_a_damaged_holder_that_is_certainly_to_blame_is_counted_once(
         await until(lambda: f"the copy of peer {a.peer.id} is damaged" in caplog.text)
         assert caplog.text.count("quarantined for this blob") == 1
         assert host.mirror.metrics.quarantines.value() == 1
+
+
+async def test_a_holder_that_sends_nothing_and_has_received_nothing_is_not_damaged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Empty(SaysReceived):
+        async def __call__(self, exchange: Exchange) -> None:
+            if exchange.request.path.startswith("/_relay/"):
+                asked.set()
+                body = encode_received([ReceivedBytes([], [(0, None)])])
+                await exchange.head(200, content_length=str(len(body)))
+                await exchange.send(body)
+            else:
+                await exchange.head(docker_content_digest=DIGEST)
+
+    asked = asyncio.Event()
+    async with peers(b"", Empty()) as [a], pulling([a.holder]) as host:
+        assert (await host.get(DIGEST)).status == 404
+        await asyncio.wait_for(asked.wait(), WAIT)
+        assert (await host.get(DIGEST)).status == 404  # meanwhile, the answer is read
+    assert "a background task failed" not in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 3 * MIB])

@@ -207,15 +207,19 @@ class _Trace:
 
 
 def _is_damaged(received: ReceivedBytes, digest: Digest, size: int) -> bool:
-    """Return whether these are all bytes of the content, and have another digest."""
-    is_whole = len(received.prefixes) == -(-size // BLOCK)
+    """Return whether these are all bytes of the content, and have another digest. Of no bytes, nothing is known."""
+    is_whole = 0 < len(received.prefixes) == -(-size // BLOCK)
     return is_whole and not received.is_wrong and not digest.encoded.startswith(received.prefixes[-1])
 
 
 def _segments(received: ReceivedBytes) -> list[tuple[int, int, str | None]]:
-    """Return the parts that came from one host each: the first and last number of blocks, and the id."""
-    starts = [(start // BLOCK, source) for start, source in received.sources]
-    ends = [start for start, _ in starts[1:]] + [len(received.prefixes)]
+    """Return the parts that came from one host each: the first and last number of blocks, and the id.
+
+    Another host may say that a part begins after its last byte.
+    """
+    count = len(received.prefixes)
+    starts = [(min(start // BLOCK, count), source) for start, source in received.sources]
+    ends = [start for start, _ in starts[1:]] + [count]
     return [(start, end, source) for (start, source), end in zip(starts, ends, strict=True) if end > start]
 
 

@@ -466,6 +466,7 @@ def test_hosts_that_go_upstream_without_a_grant_are_not_too_many_roots() -> None
     home = Home()
     for host in "abc":
         assert home.ask(host, is_fetching=True) == GoUpstream()
+    assert home.feeder("child") == "a"
     home.ask("child", failed={"a": FailureReason.SILENT})
     home.ask("d", is_fetching=True)
     home.report("a", 0)  # it is there again

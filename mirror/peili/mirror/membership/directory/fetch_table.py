@@ -20,6 +20,8 @@ _IDLE_TIME = 10.0
 """Seconds after which a key that everybody has is forgotten if nobody asks for it."""
 _ASKED_TIME = 10.0
 """Seconds for which a host that asks for a key is not believed to have it whole by its older reports."""
+_LEAST_SHARE, _SHARES = 16, 8
+"""One host can be the first to ask for this many keys, or for this part of all: it can't fill the table alone."""
 _GRANT_TIME = 2.0
 """Seconds that a host may need to change to the feeder that it was told to read from."""
 
@@ -50,6 +52,7 @@ class FetchTable:
         self._limited = limited
         self._fetches: dict[str, Fetch] = {}
         self._loads = Counter[str]()
+        self._opened = Counter[str]()  # by host, the keys for which it has asked first
         self._count = 0
 
     def __len__(self) -> int:
@@ -139,6 +142,8 @@ class FetchTable:
             fetch.recorded.add(holder.id)
             fetch.size = fetch.size or holder.size
             fetcher.heard = now
+            if fetcher.is_silent and self._records.heard_at(holder.id) > fetcher.silent_since:
+                fetch.hear(fetcher, now)
             if holder.available is not None:
                 if not fetcher.can_share and fetcher.asked < 0:
                     fetcher.can_share = True
@@ -163,21 +168,30 @@ class FetchTable:
                 for host in tuple(fetch.hosts):
                     self.forget(fetch, host)
                 del self._fetches[fetch.key]
+                self._opened[fetch.opened_by] -= 1
+                if not self._opened[fetch.opened_by]:
+                    del self._opened[fetch.opened_by]
 
     def _entry(self, key: str, host: str, now: float) -> tuple[Fetch, Fetcher] | None:
         """Return the entry of a host for a key, which is made if there is room."""
         fetch = self._fetches.get(key)
         if fetch is not None and host in fetch.hosts:
             return fetch, fetch.hosts[host]
-        limit = "claim_keys" if fetch is None and len(self._fetches) >= self._limits.claim_keys else None
+        limit = "claim_keys" if fetch is None and self._is_full(host) else None
         if self._count >= self._limits.claim_hosts:
             limit = "claim_hosts"
         if limit is not None:
             self._limited(limit)
             return None
         if fetch is None:
-            fetch = self._fetches[key] = Fetch(key, self._limits.children, self._loads)
+            fetch = self._fetches[key] = Fetch(key, self._limits.children, self._loads, host)
+            self._opened[host] += 1
         return fetch, self._add(fetch, host, now)
+
+    def _is_full(self, host: str) -> bool:
+        """Return whether there is no room for a key for which `host` asks first."""
+        most = self._limits.claim_keys
+        return len(self._fetches) >= most or self._opened[host] >= max(most // _SHARES, _LEAST_SHARE)
 
     def _add(self, fetch: Fetch, host: str, now: float) -> Fetcher:
         self._count += 1

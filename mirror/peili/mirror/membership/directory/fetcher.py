@@ -11,11 +11,10 @@ _EXTRAPOLATED = 1.0
 """Seconds for which a host is assumed to go on at its rate."""
 _PAUSE = 2.0
 """A host without a byte for this many seconds may have stopped. Before that, it is only slow."""
-_QUEUED_TIME = 130.0
-"""Seconds after which nobody is believed any more that its runtime fetches other content first: hosts stop saying so
-after 120 s."""
 _PAUSED_STEPS = 2
 """It counts as stopped once it has also missed this many steps as long as its last one."""
+_REMEMBERED_FEEDERS = 32
+"""How many of the hosts that it was told to read from are remembered."""
 
 Place: TypeAlias = tuple[str | None, int, int]
 """Where `Fetch` looks for hosts that can feed another one: the zone, the depth, and how many hosts they feed."""
@@ -34,13 +33,13 @@ class Fetcher:
         grew: When these became more; at first, when it was told where to get them.
         rate: The bytes per second at which it receives, once that was measured.
         feeders: The hosts that it was told to read from. Several only if all of them have the whole content.
+        fed_by: These, and those that it was told to read from before. It can complain about nobody else.
         fed_since: When it was told to read from them.
         fed_offset: How many bytes it had then.
         depth: 0 if it has everything, 1 if no known host feeds it, else one more than its feeder.
         path_end: The host at the end of its path: a root, a host with the whole content, or one that is not known.
         is_root: Whether its runtime was sent upstream, so that others may wait for it.
         claimed: From which offset on its runtime was sent upstream.
-        claimed_at: When it was.
         was_queued: Whether its runtime has said that it fetches other content first.
         has_given_up: Whether its runtime has ended without a byte from upstream.
         is_doubted: Whether it has said that another host may be faster.
@@ -52,6 +51,7 @@ class Fetcher:
         asked: When it last asked for the key.
         waits_since: Since when it is told to wait.
         is_silent: Whether another host got no answer from it since it was last heard.
+        silent_since: Since when.
         is_starving: Whether another host was told that it gets no further bytes.
         is_barred: Whether wrong bytes went over a link of it, so that it feeds nobody while it receives.
         is_slow: Whether it feeds others only if nobody else can.
@@ -72,13 +72,13 @@ class Fetcher:
     offset: int = 0
     rate: float | None = None
     feeders: tuple[str, ...] = ()
+    fed_by: tuple[str, ...] = ()
     fed_since: float = 0.0
     fed_offset: int = 0
     depth: int = 1
     path_end: str = ""
     is_root: bool = False
     claimed: int = 0
-    claimed_at: float = 0.0
     was_queued: bool = False
     has_given_up: bool = False
     is_doubted: bool = False
@@ -90,6 +90,7 @@ class Fetcher:
     asked: float = float("-inf")
     waits_since: float | None = None
     is_silent: bool = False
+    silent_since: float = 0.0
     is_starving: bool = False
     is_barred: bool = False
     is_slow: bool = False
@@ -133,13 +134,16 @@ class Fetcher:
         return False
 
     def postpone(self, now: float) -> None:
-        """Record that its runtime fetches other content first. If it was sent upstream, it has as much time again.
-
-        That ends after `_QUEUED_TIME`: others wait for this host, which may be wrong or lie.
-        """
-        if self.is_root and self.offset <= self.claimed and now < self.claimed_at + _QUEUED_TIME:
+        """Record that its runtime fetches other content first. If it was sent upstream, it has as much time again."""
+        if self.is_root and self.offset <= self.claimed:
             self.grew = self.fed_since = now
             self.was_queued = True
+
+    def read_from(self, feeders: tuple[str, ...], now: float) -> None:
+        """Record that it was told to read from `feeders`."""
+        before = (each for each in self.fed_by if each not in feeders)
+        self.fed_by = (*before, *feeders)[-_REMEMBERED_FEEDERS:]
+        self.feeders, self.fed_since, self.fed_offset = feeders, now, self.offset
 
     def measure_anew(self) -> None:
         """Forget its rate, because it now gets its bytes from somewhere else."""

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 
 from peili.mirror.membership.directory.fetcher import Fetcher, Place
+from peili.mirror.support.newest import put_newest
 
 STALLED_TIME = 15.0
 """Seconds without a byte after which a host that no other host feeds is no longer relied on."""
 
 _COMPARED = 16
 """How many hosts are compared. The one of them that feeds the fewest for other keys comes first."""
+_MOST_LEFT = 256
+"""Of how many hosts that were forgotten it is remembered who has fed them. They may complain later."""
 
 
 class Fetch:
@@ -21,6 +24,7 @@ class Fetch:
         key: The key as text.
         most: How many hosts one host feeds at most.
         loads: How many hosts each host feeds, of all keys together. Kept up to date.
+        opened_by: The host that asked for the key first.
 
     Attributes:
         size: The size in bytes, if a host has said it.
@@ -30,6 +34,9 @@ class Fetch:
         recorded: The hosts that are here because of what they have reported about their stores.
         roots: The ids of the hosts that were sent upstream.
         had_root: Whether there ever was one.
+        queued_since: When a host first said that its runtime fetches other content before this; None if none did.
+        opened_by: As above.
+        accused: The feeders that each host has accused of wrong bytes, as far as it is believed.
         asked: When a host last asked for the key.
         reviewed_at: When the roots were last reviewed.
         refusals: How many hosts in a row were sent upstream and got nothing.
@@ -37,31 +44,38 @@ class Fetch:
         active: How many hosts do not have the whole content.
     """
 
-    def __init__(self, key: str, most: int, loads: Counter[str]) -> None:
+    def __init__(self, key: str, most: int, loads: Counter[str], opened_by: str = "") -> None:
         self.key = key
+        self.opened_by = opened_by
         self.size: int | None = None
         self.hosts: dict[str, Fetcher] = {}
         self.children: dict[str, dict[str, None]] = {}
         self.recorded: set[str] = set()
         self.roots: dict[str, None] = {}
         self.had_root = False
+        self.queued_since: float | None = None
+        self.accused: dict[str, set[str]] = {}
         self.asked = self.reviewed_at = float("-inf")
         self.refusals = 0
         self.promoted_at = float("-inf")
         self.active = 0
         self.most = most
         self._loads = loads
+        self._left: dict[str, tuple[str, ...]] = {}  # the `Fetcher.fed_by` of hosts that were forgotten
         self._places: dict[Place, dict[str, None]] = {}
 
     def add(self, fetcher: Fetcher) -> None:
         """Add a host."""
         self.hosts[fetcher.host] = fetcher
+        fetcher.fed_by = self._left.pop(fetcher.host, ())
         self.active += not fetcher.is_whole
         self.settle_path(fetcher.host)  # it may have children already, and is their path now
 
     def remove(self, host: str) -> None:
         """Forget `host`. Its children keep it as their feeder, with an unknown path."""
         fetcher = self.hosts.pop(host)
+        if fetcher.fed_by:
+            put_newest(self._left, host, fetcher.fed_by, _MOST_LEFT)
         self.active -= not fetcher.is_whole
         self.roots.pop(host, None)
         self.recorded.discard(host)
@@ -83,7 +97,7 @@ class Fetch:
             if not children:
                 del self.children[old]
             self.arrange(old)
-        fetcher.feeders, fetcher.fed_since, fetcher.fed_offset = feeders, now, fetcher.offset
+        fetcher.read_from(feeders, now)
         for new in feeders:
             for sibling in self.children.get(new, ()):
                 if sibling in self.hosts:
@@ -104,7 +118,7 @@ class Fetch:
             self.feed(fetcher, (), now)
             fetcher.measure_anew()
             fetcher.claimed = fetcher.fed_offset = fetcher.offset
-            fetcher.grew = fetcher.fed_since = fetcher.claimed_at = now
+            fetcher.grew = fetcher.fed_since = now
             fetcher.is_starving = fetcher.has_given_up = fetcher.is_doubted = False
             self.roots[fetcher.host] = None
             self.had_root = True

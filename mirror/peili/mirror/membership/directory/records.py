@@ -31,6 +31,7 @@ class _Session:
 
     Attributes:
         homes: The homes among which the host divides its keys.
+        heard: When its last message came.
         is_listed: Whether the host is in `_HostList.hosts` of its homes.
         is_over_limit: Whether it has more keys than are kept.
     """
@@ -39,6 +40,7 @@ class _Session:
     name: str
     homes: _HostList
     sequence: int = 0
+    heard: float = float("-inf")
     doubted_at: float = 0.0
     expires: float = 0.0
     is_listed: bool = False
@@ -142,9 +144,9 @@ class Records:
                 session.homes.sessions += 1
         if session is None or session.name != message.session or message.sequence - session.sequence not in {0, 1}:
             return False
-        session.sequence = message.sequence
-        session.doubted_at = self._clock() + _DOUBTED_INTERVALS * message.interval
-        session.expires = self._clock() + MISSED_INTERVALS * message.interval
+        session.sequence, session.heard = message.sequence, self._clock()
+        session.doubted_at = session.heard + _DOUBTED_INTERVALS * message.interval
+        session.expires = session.heard + MISSED_INTERVALS * message.interval
         if message.homes is not None:
             self._move(session, message.homes)
         for key in message.gone:
@@ -182,6 +184,11 @@ class Records:
         if hosts is not None and not is_own_known:
             hosts -= {self._identity}
         return HoldersAnswer(tuple(holders), version, hosts)
+
+    def heard_at(self, host: str) -> float:
+        """Return when the last message of `host` came; negative infinity if none is known."""
+        session = self._sessions.get(host)
+        return float("-inf") if session is None else session.heard
 
     def holders_of(self, key: str) -> list[KnownHolder]:
         """Return the holders of `key` that are kept, whole or in flight."""

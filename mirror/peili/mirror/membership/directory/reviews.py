@@ -24,6 +24,8 @@ from peili.mirror.membership.directory.slow_hosts import blame_feeder
 
 _INTERVAL = 0.25
 """Seconds from one review of a key to the next. Roots that got nothing are given up at any time."""
+_MAX_ACCUSED = 2
+"""How many feeders of a key a host can accuse of wrong bytes. If there are more, it probably changes them itself."""
 
 
 class Reviews:
@@ -55,7 +57,7 @@ class Reviews:
             self._move(fetch, [slow.host], now)
 
     def take_complaints(self, fetch: Fetch, fetcher: Fetcher, failed: Mapping[str, str], now: float) -> None:
-        """Draw the conclusions from the complaints of a host about feeders.
+        """Draw the conclusions from the complaints of a host about feeders. Those about others count for it alone.
 
         Args:
             fetch: The key.
@@ -65,14 +67,14 @@ class Reviews:
         """
         new = failed.keys() - fetcher.failed
         fetcher.failed = frozenset(failed)
-        for host in new & fetch.hosts.keys():
+        for host in [each for each in fetcher.fed_by if each in new and each in fetch.hosts]:
             feeder = fetch.hosts[host]
             match failed[host]:
                 case FailureReason.SILENT | FailureReason.UNREACHABLE:
-                    feeder.is_silent = True
+                    feeder.is_silent, feeder.silent_since = True, now
                 case FailureReason.STARVING | FailureReason.REFUSED if not feeder.is_whole:
                     feeder.is_starving = True
-                case FailureReason.WRONG:
+                case FailureReason.WRONG if _is_believed(fetch, fetcher.host, host):
                     for end in (feeder, fetcher):
                         end.is_barred = True
                         if not end.is_whole:
@@ -147,3 +149,11 @@ class Reviews:
                 continue
             if fetch.is_live(better.path_end, now):
                 fetch.supersede(each)
+
+
+def _is_believed(fetch: Fetch, host: str, feeder: str) -> bool:
+    """Return whether `host` is believed that wrong bytes went over its link from `feeder`."""
+    accused = fetch.accused.setdefault(host, set())
+    if len(accused) < _MAX_ACCUSED:
+        accused.add(feeder)
+    return feeder in accused
