@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.mirror.relay.feeders import ScriptedFeeder, in_flight
 from tests.mirror.relay.peers import peers, wrong_from_the_start
-from tests.mirror.relay.pulling import LARGE, MIB, AdvisingRouter, Host, content, pulling
+from tests.mirror.relay.pulling import LARGE, MIB, AdvisingRouter, Host, RecordingLease, content, pulling
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -106,3 +106,18 @@ async def test_wrong_parts_that_could_not_be_verified_are_removed() -> None:
             ingest.write(part.body)
         await until(lambda: store.discarded)
         assert store.discarded == [digest]
+
+
+async def test_nothing_is_checked_when_a_response_has_outlived_the_mirror() -> None:
+    """Nobody would end the check, which may take an hour."""
+    store, feeder, lease = RuntimeStore(), ScriptedFeeder(CUT), RecordingLease()
+    async with peers(DATA, feeder) as [a]:
+        async with pulling(AdvisingRouter(Feed((in_flight(a),), lease), Upstream()), store=store) as host:
+            store.begin(DIGEST, len(DATA))
+            getting = asyncio.create_task(host.get(DIGEST))
+            await until(lambda: lease.offsets)
+            await host.mirror.__aexit__(None, None, None)
+            assert not (await getting).whole
+            await until(lambda: lease.reasons)
+        checks = [each for each in asyncio.all_tasks() if getattr(each.get_coro(), "__name__", "") == "_check"]
+        assert not checks

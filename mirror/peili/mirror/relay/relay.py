@@ -72,7 +72,7 @@ class Relay:
         """Stop, wait up to ``limits.stop_timeout`` seconds for leases that are being released, and end the threads."""
         self.stop()
         if self._state is not None:
-            self._state.background.cancel()
+            self._state.background.close()
             try:
                 await self._state.releases.aclose()
                 await self._state.background.drain(self._context.limits.stop_timeout)

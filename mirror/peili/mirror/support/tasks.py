@@ -24,14 +24,20 @@ class Tasks:
     def __init__(self, log: logging.Logger | None = None) -> None:
         self._log = log
         self._running: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
 
     def __len__(self) -> int:
         """Return the number of running tasks."""
         return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run `work` on the running loop until it ends or the owner exits, and return its task."""
+        """Run `work` on the running loop until it ends or the owner exits, and return its task.
+
+        After `close`, the task is cancelled before its first step.
+        """
         task = asyncio.get_running_loop().create_task(work)
+        if self._is_closed:
+            task.cancel()
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -45,6 +51,11 @@ class Tasks:
         """Cancel all running tasks."""
         for task in self._running:
             task.cancel()
+
+    def close(self) -> None:
+        """Cancel all running tasks, and each one that is started later: nobody would end it."""
+        self._is_closed = True
+        self.cancel()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
