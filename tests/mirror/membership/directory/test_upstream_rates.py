@@ -195,6 +195,38 @@ def test_nothing_more_is_expected_of_fetches_that_do_not_grow_any_more() -> None
     assert [each.key for each in fetches.arriving()] == ["growing"]
 
 
+def test_of_content_for_which_the_runtime_is_sent_upstream_again_all_is_expected_again() -> None:
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    for key in ("nothing came", "broke off"):
+        fetches.begin(key, home="h", size=100 * MIB, can_share=True)
+    fetches.grow("broke off", 0)
+    clock.now = 1
+    fetches.grow("broke off", MIB)
+    clock.now = 110
+    for key in ("nothing came", "broke off"):
+        fetches.begin(key, home="h", can_share=True)
+    clock.now = 121
+    fetches.expire()
+    assert [each.key for each in fetches.arriving()] == ["nothing came", "broke off"]
+    fetches.grow("broke off", MIB)
+    clock.now = 122
+    fetches.grow("broke off", 21 * MIB)
+    clock.now = 130
+    fetches.grow("broke off", 40 * MIB)
+    assert fetches.doubted() is None, "the time in which nobody fetched it does not count"
+
+
+def test_content_that_turns_out_to_be_smaller_than_what_had_arrived_shows_no_negative_rate() -> None:
+    clock = Clock(0.0)
+    fetches = UpstreamFetches(clock)
+    fetches.begin("k")
+    fetches.grow("k", 9 * MIB)
+    clock.now = 0.5
+    fetches.complete("k", 2 * MIB)
+    assert fetches.best_rate() == 0
+
+
 def test_the_search_for_a_doubted_key_does_not_look_at_all_fetches_once_for_each_of_them() -> None:
     """It precedes each message to a home. With 1,024 fetches it took 95 ms."""
     looks: list[str] = []

@@ -90,7 +90,7 @@ class UpstreamFetches:
         return key in self._fetches
 
     def begin(self, key: str, *, home: str | None = None, size: int | None = None, can_share: bool = False) -> None:
-        """Record that the runtime was sent upstream for `key`.
+        """Record that the runtime was sent upstream for `key`. What an earlier fetch got that has stopped says nothing.
 
         Args:
             key: The key.
@@ -98,8 +98,11 @@ class UpstreamFetches:
             size: The size of the whole content in bytes, if it is known.
             can_share: Whether other hosts can read it here while it arrives.
         """
-        now = self._clock()
-        fetch = self._fetches.setdefault(key, UpstreamFetch(key, home, size, can_share, now, now, now))
+        now, fetch = self._clock(), self._fetches.get(key)
+        if fetch is None or fetch.grew + STALLED_TIME <= now:
+            size = size if fetch is None else size or fetch.size
+            self._fetches.pop(key, None)
+            fetch = self._fetches[key] = UpstreamFetch(key, home, size, can_share, now, now, now)
         fetch.home, fetch.can_share = home or fetch.home, can_share or fetch.can_share
         if len(self._fetches) > _MAX_FETCHES:
             self._fetches.popitem(last=False)
@@ -141,7 +144,7 @@ class UpstreamFetches:
         """
         fetch, now = self._fetches.get(key), self._clock()
         if fetch is not None and size is not None and now > fetch.allowed:
-            received = size - (fetch.first or 0)
+            received = max(0, size - (fetch.first or 0))
             seconds = max(now - fetch.started, min(_WINDOW, now - fetch.allowed))
             self._rates.append((now, received / seconds if size >= _MEASURED_SIZE else 0.0))
             self._receive(fetch, size, now)
