@@ -86,13 +86,16 @@ async def test_a_drained_home_tells_nobody_what_it_has() -> None:
 class BrokenStore(MemoryStore):
     """A store that does not answer: it raises, or it waits."""
 
-    is_waiting = False
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__()
+        self._error = error
 
     @override
     async def describe(self, digest: Digest) -> Descriptor:
-        if self.is_waiting:
+        if self._error is None:
             await asyncio.sleep(3600)
-        raise StoreUnavailable("it is away")
+            raise AssertionError
+        raise self._error
 
 
 @asynccontextmanager
@@ -106,11 +109,15 @@ async def home_with(store: Store, *keys: Key) -> AsyncGenerator[Home]:
         yield Home(replace(context, is_open=is_open), lambda _: None, lambda _: None)
 
 
-@pytest.mark.parametrize("is_waiting", [True, False])
-async def test_a_home_whose_store_does_not_answer_leaves_open_whether_it_is_a_holder(is_waiting: bool) -> None:
-    store = BrokenStore()
-    store.is_waiting = is_waiting
-    async with home_with(store) as home:
+@pytest.mark.parametrize(
+    "error",
+    [None, StoreUnavailable("it is away"), ValueError("a bug"), LookupError("another"), asyncio.CancelledError()],
+    ids=repr,
+)
+async def test_a_home_whose_store_does_not_answer_leaves_open_whether_it_is_a_holder(
+    error: BaseException | None,
+) -> None:
+    async with home_with(BrokenStore(error)) as home:
         for host in (ME, "another"):
             home.records.apply(host, Holdings("session", 0, 60, (ME,), is_synced=True))
         usual = home.records.find(str(KEY))

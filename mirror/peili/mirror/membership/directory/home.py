@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from peili.mirror.peer_api.leases import (
 )
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import is_cancelled
 
 _ANSWERS: Mapping[type[Grant], str] = {FeedFrom: HIT, GoUpstream: MISS, WaitFor: WAIT}
 """The names of grants in the metrics."""
@@ -103,11 +105,19 @@ class Home:
         if any(each.available is None for each in answer.holders):
             return answer
         try:
-            async with Deadline(_OWN_TIME):
-                own = await describe_own(self._context, parse_key(text), is_proven=is_proven)
-        except (ValueError, NotFound):
+            key = parse_key(text)
+        except ValueError:
             return answer
-        except (Aborted, Unavailable, TimeoutError):
+        try:
+            async with Deadline(_OWN_TIME):
+                own = await describe_own(self._context, key, is_proven=is_proven)
+        except NotFound:
+            return answer
+        except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
+            if is_cancelled(error):
+                raise
+            if not isinstance(error, (Aborted, Unavailable, TimeoutError)):
+                self._log.exception("%s: the store failed", text)
             open_answer = self.records.find(text, versions, is_own_known=False)
             return replace(answer, version=open_answer.version, hosts=open_answer.hosts)
         others = (each for each in answer.holders if each.id != self._identity)
