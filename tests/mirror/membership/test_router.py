@@ -50,6 +50,15 @@ async def test_a_router_can_be_entered_again() -> None:
             assert not router.ready()
 
 
+async def test_what_still_answers_a_message_when_the_router_is_exited_starts_nothing() -> None:
+    async with entered(router := StaticRouter([Peer("a", (refusing_url(),))])):
+        membership = router._peili_membership  # pyright: ignore[reportPrivateUsage]
+        assert membership is not None
+    task = membership.tasks.start(asyncio.sleep(3600))
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
 async def test_a_router_serves_one_mirror_at_a_time() -> None:
     async with entered(router := StaticRouter([])):
         with pytest.raises(RuntimeError, match="running already"):

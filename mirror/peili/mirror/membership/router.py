@@ -124,7 +124,10 @@ class MembershipRouter(Router):
                 yield
             finally:
                 self._peili_membership = None
-                await membership.directory.leases.flush()
+                try:
+                    await membership.directory.leases.flush()
+                finally:
+                    tasks.close()  # a message that is still being answered must start nothing
 
     @override
     def ready(self) -> bool:

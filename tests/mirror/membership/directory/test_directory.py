@@ -23,6 +23,7 @@ from tests.support.ports import free_ports
 from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Limits, Mirror, Peer, PeerCertificates, Want, serve
+from peili.mirror.membership.directory.directory import message_interval
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.peer_api.directory import (
     HOLDERS_PATH,
@@ -32,7 +33,7 @@ from peili.mirror.peer_api.directory import (
     Holdings,
     KnownHolder,
 )
-from peili.mirror.peer_api.messages import MAX_MESSAGE
+from peili.mirror.peer_api.messages import MAX_MESSAGE, MAX_SECONDS
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 
@@ -482,3 +483,23 @@ async def test_members_that_never_answer_are_no_homes(how: str) -> None:
             hosts[3].store.add(DATA)
             await until(lambda: are_told(homes_of(hosts)))
             assert await find(hosts[0], KEY) == [hosts[3].url]
+
+
+async def test_an_error_while_the_directory_is_updated_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(2) as [host, other]:
+        await until(lambda: are_synced([host, other]))
+        with monkeypatch.context() as patch:
+            patch.setattr(host.directory.home, "expire", lambda: 1 / 0)
+            await until(lambda: "updating the directory failed, which is a bug" in caplog.text)
+        await other.stop()
+        await other.start()  # it is a home again only if the members are followed
+        await until(lambda: are_synced([host, other]))
+        key = other.store.add(b"content").digest
+        await until(lambda: other.directory.home.records.find(key).holders)
+        assert await find(host, key) == [other.url]
+
+
+def test_messages_come_as_often_as_they_can_say() -> None:
+    assert message_interval(3, Limits(directory_heartbeat=86_400)) == MAX_SECONDS

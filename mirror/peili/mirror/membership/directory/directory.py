@@ -21,7 +21,7 @@ from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.directory import HoldersAnswer
-from peili.mirror.peer_api.messages import MAX_KEY_LENGTH
+from peili.mirror.peer_api.messages import MAX_KEY_LENGTH, MAX_SECONDS
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.content import Have, StoreEvent
 from peili.mirror.plugins.interfaces import Context
@@ -43,7 +43,7 @@ _MAX_INTERVAL = 600.0
 
 def message_interval(members: int, limits: Limits) -> float:
     """Return the seconds between two messages of a host to a home, if there are so many members."""
-    return max(limits.directory_heartbeat, min(members / _MESSAGES_PER_SECOND, _MAX_INTERVAL))
+    return min(max(limits.directory_heartbeat, min(members / _MESSAGES_PER_SECOND, _MAX_INTERVAL)), MAX_SECONDS)
 
 
 class Directory:
@@ -98,7 +98,10 @@ class Directory:
         try:
             while True:
                 changed = self._health.changes.next_change
-                self._update()
+                try:
+                    self._update()
+                except Exception:  # without this task, no host would be a home any more
+                    self._context.log.exception("updating the directory failed, which is a bug")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_UPDATE_INTERVAL if self._health.members() else None):
                         await changed.wait()
