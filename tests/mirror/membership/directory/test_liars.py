@@ -3,6 +3,8 @@ it."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from tests.mirror.membership.directory.home import KEY, MIB, Home
 
 from peili.mirror import FailureReason, LeaseEnd
@@ -12,7 +14,7 @@ from peili.mirror.peer_api.leases import FeedFrom, GoUpstream
 def start_chain(home: Home, hosts: str) -> None:
     """Let each of `hosts` read from the one before it, and the first one from upstream."""
     assert home.ask(hosts[0]) == GoUpstream()
-    for feeder, host in zip(hosts, hosts[1:], strict=False):
+    for feeder, host in pairwise(hosts):
         assert home.feeder(host) == feeder
     home.has(hosts[0], 8 * MIB)
 

@@ -11,6 +11,7 @@ from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
 from peili.mirror.membership.directory.records import Records
+from peili.mirror.peer_api.directory import KnownHolder
 from peili.mirror.peer_api.leases import ClaimRequest, LeaseReport
 from peili.mirror.plugins.acquiring import LeaseEnd
 
@@ -139,19 +140,23 @@ class FetchTable:
                     continue
                 fetcher = self._add(fetch, holder.id, now)
                 fetcher.can_share = True
-            fetch.recorded.add(holder.id)
-            fetch.size = fetch.size or holder.size
-            fetcher.heard = now
-            if fetcher.is_silent and self._records.heard_at(holder.id) > fetcher.silent_since:
-                fetch.hear(fetcher, now)
-            if holder.available is not None:
-                if not fetcher.can_share and fetcher.asked < 0:
-                    fetcher.can_share = True
-                    fetch.arrange(fetcher.host)
-                self._grow(fetch, fetcher, holder.available, now)
-                fetcher.is_disputed = False
-            elif not fetcher.is_disputed or fetcher.asked + _ASKED_TIME <= now:
-                fetch.set_whole(fetcher, now)
+            self._follow_record(fetch, fetcher, holder, now)
+
+    def _follow_record(self, fetch: Fetch, fetcher: Fetcher, holder: KnownHolder, now: float) -> None:
+        """Take over what a host has reported about its store."""
+        fetch.recorded.add(holder.id)
+        fetch.size = fetch.size or holder.size
+        fetcher.heard = now
+        if fetcher.is_silent and self._records.heard_at(holder.id) > fetcher.silent_since:
+            fetch.hear(fetcher, now)
+        if holder.available is not None:
+            if not fetcher.can_share and fetcher.asked < 0:
+                fetcher.can_share = True
+                fetch.arrange(fetcher.host)
+            self._grow(fetch, fetcher, holder.available, now)
+            fetcher.is_disputed = False
+        elif not fetcher.is_disputed or fetcher.asked + _ASKED_TIME <= now:
+            fetch.set_whole(fetcher, now)
 
     def forget(self, fetch: Fetch, host: str) -> None:
         """Forget that a host fetches a key. Hosts that read from it have to ask again."""
