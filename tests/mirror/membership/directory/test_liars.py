@@ -67,3 +67,47 @@ def test_one_host_does_not_fill_the_table_of_keys() -> None:
         home.ask("liar", key=f"key {number}")
     assert home.ask("a") == GoUpstream()
     assert home.feeder("b") == "a"
+
+
+def test_who_reads_from_a_host_that_only_says_that_it_receives_moves_to_another_one() -> None:
+    """The liar may tell its child that it waits. Without this, all hosts behind it would wait as long as they may."""
+    home = Home()
+    start_chain(home, "abcd")
+    offset, told = 0, list[str]()
+    while not told and offset < 40 * MIB:
+        home.now += 0.5
+        offset += MIB
+        home.has("a", offset)
+        home.claims.expire()
+        home.report("b", offset, "a")
+        home.report("d", 0, "c")
+        told = home.report("c", 0, "b")
+    assert told, "the root is half done"
+    assert home.feeder("c") == "a"
+    assert not home.report("d", 0, "c")
+
+
+def test_a_root_from_which_nobody_gets_anything_is_replaced() -> None:
+    home = Home()
+    start_chain(home, "ab")
+    offset, told = 0, list[str]()
+    while not told and offset < 40 * MIB:
+        home.now += 0.5
+        offset += MIB
+        home.has("a", offset)
+        home.claims.expire()
+        told = home.report("b", 0, "a")
+    assert told
+    assert home.ask("b") == GoUpstream()
+    assert home.feeder("c") == "b"
+
+
+def test_who_gets_nothing_because_its_feeder_has_nothing_stays() -> None:
+    home = Home()
+    start_chain(home, "abc")
+    for _ in range(20):
+        home.now += 0.5
+        home.has("a", 8 * MIB)
+        home.claims.expire()
+        assert not home.report("b", 8 * MIB, "a")
+        assert not home.report("c", 8 * MIB, "b")

@@ -18,7 +18,7 @@ from peili.mirror.membership.directory.records import Records
 from peili.mirror.membership.directory.reporters import NEAR_DEPTH, Reporters
 from peili.mirror.membership.directory.reviews import Reviews
 from peili.mirror.membership.directory.roots import adopt_root, keep_queued
-from peili.mirror.membership.directory.slow_hosts import blame_feeder, judge_link, measure_whole
+from peili.mirror.membership.directory.slow_hosts import measure_whole
 from peili.mirror.peer_api.leases import ClaimRequest, FeedFrom, GoUpstream, Grant, LeaseReport
 from peili.mirror.plugins.acquiring import LeaseEnd
 
@@ -150,8 +150,5 @@ class Claims:
                 fetcher.can_share = True
                 fetch.arrange(fetcher.host)
             keep_queued(fetch, fetcher, self._rates, now)
-        slow = judge_link(fetch, fetcher, entry.source_available or 0, self._rates, now)
-        if slow is not None:
-            slow = fetcher if slow is fetcher else blame_feeder(fetch, slow, fetcher, self._rates)
-            self._reviews.avoid(fetch, slow, now)
+        self._reviews.judge(fetch, fetcher, entry.source_available or 0, now)
         self._reviews.review(fetch, now)

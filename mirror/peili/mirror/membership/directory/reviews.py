@@ -20,7 +20,7 @@ from peili.mirror.membership.directory.roots import (
     needs_root,
     unproven_roots,
 )
-from peili.mirror.membership.directory.slow_hosts import blame_feeder
+from peili.mirror.membership.directory.slow_hosts import blame_feeder, is_stuck, judge_link
 
 _INTERVAL = 0.25
 """Seconds from one review of a key to the next. Roots that got nothing are given up at any time."""
@@ -80,14 +80,34 @@ class Reviews:
                         if not end.is_whole:
                             fetch.supersede_children(end.host)
                 case FailureReason.SLOW:
-                    self.avoid(fetch, blame_feeder(fetch, feeder, fetcher, self._rates), now)
+                    self._avoid(fetch, blame_feeder(fetch, feeder, fetcher, self._rates), now)
                 case _:
                     continue
             fetch.arrange(host)
             for each in feeder.feeders:
                 fetch.arrange(each)
 
-    def avoid(self, fetch: Fetch, slow: Fetcher, now: float) -> None:
+    def judge(self, fetch: Fetch, fetcher: Fetcher, available: int, now: float) -> None:
+        """Measure the link over which a host has just reported to read, and avoid its slow end.
+
+        Args:
+            fetch: The key.
+            fetcher: The host.
+            available: How many bytes its feeder had when it last said so.
+            now: The time.
+        """
+        slow = judge_link(fetch, fetcher, available, self._rates, now)
+        if slow is None:
+            return
+        if slow is not fetcher:
+            feeder, slow = slow, blame_feeder(fetch, slow, fetcher, self._rates)
+            if slow is feeder and feeder.is_root and is_stuck(fetcher, feeder, now):
+                feeder.is_starving = True  # until it has got more; before that, another host is sent upstream
+                fetch.reviewed_at = float("-inf")
+                fetch.arrange(feeder.host)
+        self._avoid(fetch, slow, now)
+
+    def _avoid(self, fetch: Fetch, slow: Fetcher, now: float) -> None:
         """Let `slow` feed nobody, if other hosts can."""
         if slow.is_slow:
             return

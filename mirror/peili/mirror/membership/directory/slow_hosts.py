@@ -15,6 +15,8 @@ _FED_TIME = 0.8
 """Seconds for which a host must have been fed before its rate counts."""
 _SLOWER = 2
 """A feeder is slow if it sends this many times less than it receives, and than others send."""
+_STUCK_TIME = 5.0
+"""Seconds after which a host that got nothing at all from its feeder, although that has more, is stuck."""
 _BAD_REPORTS = 2
 """After so many reports in a row that show a slow link, something is done."""
 _SIBLING_FACTOR = 3
@@ -63,8 +65,10 @@ def judge_link(fetch: Fetch, child: Fetcher, available: int, rates: LinkRates, n
         `blame_feeder`.
     """
     feeder = fetch.hosts.get(child.feeders[0]) if len(child.feeders) == 1 else None
-    if feeder is None or child.rate is None or child.fed_since + _FED_TIME > now:
+    if feeder is None or child.fed_since + _FED_TIME > now:
         return None
+    if child.rate is None:
+        return feeder if is_stuck(child, feeder, now) else None
     has = float(fetch.size or available) if feeder.is_whole else max(feeder.offset_at(now), available)
     lag, before = has - child.offset, child.lag
     child.lag = lag
@@ -90,6 +94,15 @@ def judge_link(fetch: Fetch, child: Fetcher, available: int, rates: LinkRates, n
     child.bad_reports = child.bad_reports + 1 if is_child_slow or is_feeder_slow else 0
     slow = child if is_child_slow else feeder
     return slow if child.bad_reports >= _BAD_REPORTS else None
+
+
+def is_stuck(child: Fetcher, feeder: Fetcher, now: float) -> bool:
+    """Return whether `child` gets nothing at all, although its feeder says that it has more.
+
+    A feeder that only says so may tell its child that it waits itself. The child would wait, and all hosts behind it.
+    """
+    gets_nothing = child.offset <= child.fed_offset and child.fed_since + _STUCK_TIME <= now
+    return gets_nothing and not feeder.is_whole and feeder.offset - child.offset > _LAG
 
 
 def blame_feeder(fetch: Fetch, feeder: Fetcher, child: Fetcher, rates: LinkRates) -> Fetcher:
