@@ -41,3 +41,13 @@ def test_an_uplink_is_not_taken_for_faster_because_reports_came_late() -> None:
     assert child.rate > 1_500_000
     assert judge_link(fetch, child, root.offset, rates, 5.0) is None
     assert rates.links(None, 5.0).uplink == pytest.approx(1_200_000)
+
+
+def test_hosts_that_were_slow_long_ago_do_not_keep_others_from_being_called_slow() -> None:
+    rates = LinkRates()
+    for gone in ("one", "another"):
+        rates.mark_slow(gone, 0.0)
+    rates.mark_slow("third", 1.0)
+    assert not rates.is_slow("third", 1.0), "too many are slow at once"
+    rates.mark_slow("third", 1000.0)
+    assert rates.is_slow("third", 1000.0)

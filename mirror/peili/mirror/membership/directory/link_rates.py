@@ -86,6 +86,7 @@ class LinkRates:
 
         Nothing is recorded if too many are slow already, because the measure is wrong then.
         """
+        self._slow = {each: until for each, until in self._slow.items() if until > now}
         known = len(self._limited) + len(self._at_least)
         if len(self._slow) >= max(_ALWAYS_SLOW, known * _MOST_SLOW):
             return
