@@ -63,13 +63,14 @@ class _Holders:
         key: The key. All sessions use this object, because the text of a key takes more memory than its record.
         records: The holders that are kept.
         not_kept: How many others there are.
-        partial_not_kept: Those of the others that have only a part of the content.
+        partial_not_kept: Those of the others that have only a part of the content; None if there are none, as for most
+            keys.
     """
 
     key: str
     records: list[_Record] = field(default_factory=list[_Record])
     not_kept: int = 0
-    partial_not_kept: frozenset[_Session] = frozenset()
+    partial_not_kept: set[_Session] | None = None
 
 
 class _HostList:
@@ -171,7 +172,7 @@ class Records:
         random.shuffle(holders)
         slot, lists = slot_of(key), list[_HostList]()
         complete = sum(each.available is None for each in records)
-        complete_not_kept = of_key.not_kept - len(of_key.partial_not_kept)
+        complete_not_kept = of_key.not_kept - len(of_key.partial_not_kept or ())
         if not complete_not_kept or complete > HOLDERS_PER_KEY // 2:
             lists = [
                 each for each in self._lists.values() if each.hosts and self._identity in each.homes.homes_of(slot)
@@ -266,7 +267,8 @@ class Records:
                     break
         of_key.not_kept += 1
         if record.available is not None:
-            of_key.partial_not_kept |= {record.session}
+            of_key.partial_not_kept = of_key.partial_not_kept or set()
+            of_key.partial_not_kept.add(record.session)
 
     def _refuse(self, session: _Session) -> None:
         """Stop listing a session with keys that are not kept, so that lookups ask the host itself."""
@@ -288,6 +290,7 @@ class Records:
                 break
         else:
             of_key.not_kept -= 1
-            of_key.partial_not_kept -= {session}
+            if of_key.partial_not_kept is not None:
+                of_key.partial_not_kept.discard(session)
         if not records and not of_key.not_kept:
             del self._holders[key]
