@@ -31,6 +31,7 @@ from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.newest import put_newest
+from peili.mirror.support.shared_sets import SharedSets
 from peili.mirror.support.tasks import Backoff
 
 _T = TypeVar("_T")
@@ -77,6 +78,7 @@ class HomeClient:
         self._home = home
         self._rests: dict[tuple[str, str], Backoff] = {}  # by home and by what failed
         self._hosts: dict[str, OrderedDict[str, frozenset[str]]] = {}  # by home and version; see `HoldersAnswer`
+        self._sets = SharedSets()  # with 10,000 members, the lists of 64 homes would take 80 MiB; most are equal
         self._slow: dict[str, float] = {}  # homes that answered late, until when that counts
         self._without_leases: dict[str, float] = {}  # homes, until when that counts
 
@@ -235,7 +237,7 @@ class HomeClient:
     def _with_hosts(self, home: str, path: str, answer: HoldersAnswer) -> HoldersAnswer | None:
         """Return the answer with its hosts; None if it names a version that this host does not know."""
         lists = self._lists_of(home)
-        hosts = lists.get(answer.version) if answer.hosts is None else answer.hosts
+        hosts = lists.get(answer.version) if answer.hosts is None else self._sets.share(answer.hosts)
         if hosts is None:
             self._replace(home, path)
             return None
