@@ -503,3 +503,17 @@ async def test_an_error_while_the_directory_is_updated_does_not_end_it(
 
 def test_messages_come_as_often_as_they_can_say() -> None:
     assert message_interval(3, Limits(directory_heartbeat=86_400)) == MAX_SECONDS
+
+
+async def test_members_that_change_all_the_time_cost_a_home_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, names = asyncio.get_running_loop(), list[str]()
+    async with cluster(1) as [host]:
+        directory = host.directory
+        expire, ask_unknown = directory.home.expire, directory.members.ask_unknown
+        monkeypatch.setattr(directory.home, "expire", lambda: (names.append("expire"), expire()))
+        monkeypatch.setattr(directory.members, "ask_unknown", lambda: (names.append("update"), ask_unknown()))
+        started = loop.time()
+        while names.count("update") < 10:
+            directory.members.mark_old(Peer("changing", ("http://127.0.0.1:1",)))
+            await asyncio.sleep(0.01)
+        assert names.count("expire") <= loop.time() - started + 1

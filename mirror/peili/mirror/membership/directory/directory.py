@@ -92,6 +92,7 @@ class Directory:
         self._homes = HomeSet(frozenset())
         self._candidates: frozenset[str] | None = None
         self._useless: dict[str, float] = {}  # homes that are not asked until this time
+        self._expires = float("-inf")  # when this home forgets again what is too old
 
     async def run(self) -> None:
         """Follow the members until cancelled."""
@@ -183,7 +184,10 @@ class Directory:
         now = asyncio.get_running_loop().time()
         self.members.ask_unknown()
         records = self.home.records
-        for each in (self.home, self._client, self._upstream):
+        if now >= self._expires:  # not at each change: it looks at all that this home knows
+            self._expires = now + _UPDATE_INTERVAL
+            self.home.expire()
+        for each in (self._client, self._upstream):
             each.expire()
         for host in [host for host in records.hosts if self._is_no_member(host)]:
             records.forget(host)
