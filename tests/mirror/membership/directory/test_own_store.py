@@ -19,6 +19,7 @@ from peili.mirror.membership.directory.home import Home
 from peili.mirror.membership.directory.homes import slot_of
 from peili.mirror.peer_api.directory import HoldersQuery, Holdings
 from peili.mirror.plugins.interfaces import Context
+from peili.mirror.support.tasks import Tasks
 from peili.mirror.testing import context_for
 from peili.stores.memory import MemoryStore
 
@@ -105,8 +106,8 @@ async def home_with(store: Store, *keys: Key) -> AsyncGenerator[Home]:
     async def is_open(key: Key) -> bool:
         return key in keys
 
-    async with context_for(store) as context:
-        yield Home(replace(context, is_open=is_open), lambda _: None, lambda _: None)
+    async with context_for(store) as context, Tasks(context.log) as tasks:
+        yield Home(replace(context, is_open=is_open), tasks, lambda _: None, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,28 @@ async def test_a_host_that_has_not_proven_who_it_is_is_told_only_what_is_open() 
         for key, is_proven, is_told in ((KEY, False, False), (KEY, True, True), (other, False, True)):
             answer = await home.holders(HoldersQuery(str(key)), is_proven=is_proven)
             assert bool(answer.holders) == is_told
+
+
+class CountingStore(MemoryStore):
+    """Counts how often it is asked, and answers when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.may_answer = asyncio.Event()
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        self.asked += 1
+        await self.may_answer.wait()
+        return await super().describe(digest)
+
+
+async def test_hosts_that_ask_for_the_same_at_once_cost_one_question_to_the_store() -> None:
+    store = CountingStore()
+    async with home_with(store) as home:
+        asking = [asyncio.create_task(home.holders(HoldersQuery(str(KEY)), is_proven=True)) for _ in range(100)]
+        await until(lambda: store.asked)
+        store.may_answer.set()
+        assert all(not answer.holders for answer in await asyncio.gather(*asking))
+    assert store.asked == 1

@@ -72,7 +72,7 @@ class Directory:
         self._health = health
         self._tasks = tasks
         self.members = MemberIds(context, health, tasks)
-        self.home = Home(context, self.members.zone_of, self._first_home)
+        self.home = Home(context, tasks, self.members.zone_of, self._first_home)
         self._client = HomeClient(context, health, self.members, self.home)
         self._upstream = UpstreamFetches(time.monotonic)
         self.publisher = Publisher(

@@ -11,7 +11,7 @@ from peili.mirror.membership.directory.claims import Claims
 from peili.mirror.membership.directory.records import Records
 from peili.mirror.membership.own_keys import describe_own
 from peili.mirror.metrics.counters import HIT, MISS, SUPERSEDED, WAIT
-from peili.mirror.oci.references import parse_key
+from peili.mirror.oci.references import Key, parse_key
 from peili.mirror.peer_api.directory import HoldersAnswer, HoldersQuery, Holdings, KnownHolder
 from peili.mirror.peer_api.leases import (
     AcquireQuery,
@@ -26,7 +26,8 @@ from peili.mirror.peer_api.leases import (
 )
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import is_cancelled
+from peili.mirror.support.single_flight import SingleFlight
+from peili.mirror.support.tasks import Tasks, is_cancelled
 
 _ANSWERS: Mapping[type[Grant], str] = {FeedFrom: HIT, GoUpstream: MISS, WaitFor: WAIT}
 """The names of grants in the metrics."""
@@ -34,6 +35,8 @@ _MAX_HOLDERS = 16
 """How many complete holders an answer names, besides those of the grant."""
 _OWN_TIME = 0.1
 """Seconds in which the store of this host must say whether it has a key. An answer that takes longer comes too late."""
+_UNKNOWN = KnownHolder("")
+"""Stands for a store that does not say whether it has the content."""
 
 
 class Home:
@@ -41,6 +44,7 @@ class Home:
 
     Args:
         context: The router's context.
+        tasks: Owns the questions to the store of this host.
         zone_of: Returns the zone of a host, if it is known.
         first_home: Returns the id of the first home of a key, as this host sees it; None if there are no homes.
 
@@ -50,8 +54,13 @@ class Home:
     """
 
     def __init__(
-        self, context: Context, zone_of: Callable[[str], str | None], first_home: Callable[[str], str | None]
+        self,
+        context: Context,
+        tasks: Tasks,
+        zone_of: Callable[[str], str | None],
+        first_home: Callable[[str], str | None],
     ) -> None:
+        self._describing = SingleFlight[tuple[str, bool], KnownHolder | None](tasks)
         self.records = Records(context.identity, context.limits, context.limited)
         self.claims = Claims(context.limits, self.records, zone_of=zone_of, limited=context.limited)
         self._context = context
@@ -108,20 +117,32 @@ class Home:
             key = parse_key(text)
         except ValueError:
             return answer
+        try:  # many hosts may ask for the same at once
+            own = await self._describing.call((text, is_proven), lambda: self._describe_own(key, is_proven=is_proven))
+        except Unavailable:
+            own = _UNKNOWN
+        if own is None:
+            return answer
+        if own is _UNKNOWN:
+            open_answer = self.records.find(text, versions, is_own_known=False)
+            return replace(answer, version=open_answer.version, hosts=open_answer.hosts)
+        others = (each for each in answer.holders if each.id != self._identity)
+        return replace(answer, holders=(own, *others))
+
+    async def _describe_own(self, key: Key, *, is_proven: bool) -> KnownHolder | None:
+        """Return this host as a holder if its store has the content, None if not, and `_UNKNOWN` if it does not say."""
         try:
             async with Deadline(_OWN_TIME):
                 own = await describe_own(self._context, key, is_proven=is_proven)
         except NotFound:
-            return answer
+            return None
         except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
             if is_cancelled(error):
                 raise
             if not isinstance(error, (Aborted, Unavailable, TimeoutError)):
-                self._log.exception("%s: the store failed", text)
-            open_answer = self.records.find(text, versions, is_own_known=False)
-            return replace(answer, version=open_answer.version, hosts=open_answer.hosts)
-        others = (each for each in answer.holders if each.id != self._identity)
-        return replace(answer, holders=(KnownHolder(self._identity, own.size, None), *others))
+                self._log.exception("%s: the store failed", key)
+            return _UNKNOWN
+        return KnownHolder(self._identity, own.size)
 
     def take(self, host: str, message: Holdings) -> bool:
         """Record what `host` reports about itself. Returns whether the message was accepted; see `Records.apply`."""
