@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peili.mirror.client.connection import MAX_HEAD_SIZE
 from peili.mirror.peer_api.keys import MAX_PATH, InFlight
 
-IDENTITIES = st.one_of(st.just("upstream"), st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1))
+IDENTITIES = st.one_of(
+    st.just("upstream"), st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=40)
+)
 COUNTS = st.integers(0, 10**18 - 1)
 STATES = st.builds(
     InFlight,
@@ -24,6 +27,17 @@ def test_the_headers_say_all_of_it(state: InFlight) -> None:
     headers = state.headers()
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     assert InFlight.parse({name.lower(): value for name, value in headers.items()}) == state
+
+
+@pytest.mark.parametrize("character", "x%")
+def test_a_path_with_long_ids_is_cut_so_that_others_can_read_the_response(character: str) -> None:
+    path = tuple(character * 250 + str(number) for number in range(10, 10 + MAX_PATH))
+    headers = InFlight(5, 9, path, path[1]).headers()
+    assert sum(len(name) + len(value) + 4 for name, value in headers.items()) < MAX_HEAD_SIZE * 3 / 4
+    shown = InFlight.parse({name.lower(): value for name, value in headers.items()})
+    assert shown is not None
+    assert shown.path
+    assert shown.path == path[: len(shown.path)]
 
 
 def test_usual_ids_stand_as_they_are() -> None:

@@ -11,10 +11,11 @@ describe content which is still arriving.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+from peili.mirror.limits import KIB
 from peili.mirror.oci.references import Digest, Key
 from peili.mirror.peer_api.peers import Holder, Peer, is_identity
 
@@ -38,6 +39,8 @@ WAITING_HEADER = "Peili-Waiting"
 MAX_PATH = 64
 """The largest number of ids in `PATH_HEADER`. A host refuses a longer path."""
 
+_MAX_PATH_LENGTH = 8 * KIB
+"""The most characters that a host sends in `PATH_HEADER`: the whole head of a response may have twice as many."""
 _UPSTREAM = "upstream"
 _UNESCAPED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "%,")
 _MAX_SIZE_DIGITS = 18
@@ -65,7 +68,7 @@ class InFlight:
         if self.size is not None:
             headers[SIZE_HEADER] = str(self.size)
         if self.path:
-            headers[PATH_HEADER] = ", ".join(map(_escape, self.path[:MAX_PATH]))
+            headers[PATH_HEADER] = _join(self.path[:MAX_PATH])
         headers[WAITING_HEADER] = _UPSTREAM if self.feeder is None else _escape(self.feeder)
         return headers
 
@@ -154,6 +157,16 @@ def parse_holder(peer: Peer, key: Key, status: int, headers: Mapping[str, str]) 
 
 def _parse_count(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_SIZE_DIGITS else None
+
+
+def _join(path: Iterable[str]) -> str:
+    """Return a path as a header, without the last ids if they are so long that nobody would read the response."""
+    text = ""
+    for each in map(_escape, path):
+        if len(text) + len(each) + 2 > _MAX_PATH_LENGTH:
+            break
+        text += f", {each}" if text else each
+    return text
 
 
 def _escape(identity: str) -> str:
