@@ -8,24 +8,11 @@ from pathlib import Path
 import pytest
 from tests.lab.lab import Lab, missing_commands
 
-_TIMEOUT = 300
-"""Seconds for a test with its laboratory. Several hosts with certificates need more than the usual 120 on a machine
-that is slow and busy.
-"""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests more time. Skip them if a command of the laboratory is not installed.
-
-    `make test` installs the commands if it may.
-    """
+    """Skip the tests if a command of the laboratory is not installed. `make test` installs the commands if it may."""
     missing = missing_commands()
     for item in items:
-        if not item.path.is_relative_to(Path(__file__).parent):
-            continue
-        if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(_TIMEOUT))
-        if missing:
+        if missing and item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.skip(reason=f"not installed: {' '.join(missing)}"))
 
 

@@ -36,15 +36,14 @@ def main(job: Mapping[str, Any]) -> None:
     """Serve until SIGTERM.
 
     Args:
-        job: ``host`` and ``port`` to listen on, ``tls`` (the files ca, cert and key), ``peer`` (the URL of one), and
-            ``access`` (the section `[peer]` with which that one admits this host).
+        job: ``host`` and ``port`` to listen on, ``tls`` (the files ca, cert and key), ``peer`` (the URL of one),
+            ``access`` (the section `[peer]` with which that one admits this host), and ``limits``.
     """
-    limits = Limits(lookup_timeout=10, connect_timeout=10, first_byte_timeout=20)
     mirror = Mirror(
         MemoryStore(),
         StaticRouter.from_config({"peers": [job["peer"]]}),
         peer_tls=peer_tls(job["access"]),
-        limits=limits,
+        limits=Limits(**job["limits"]),
     )
     app = Starlette(routes=[Mount(PATH, mirror.local)], lifespan=mirror.lifespan)
     tls = job["tls"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from typing import Any
 
 from tests.lab.authentication import Credentials, Htpasswd
 from tests.lab.containerd import Containerd
-from tests.lab.lab import Host, Lab
-from tests.lab.processes import CommandFailed
+from tests.lab.lab import GENEROUS_LIMITS, Host, Lab
+from tests.lab.network import Answer
+from tests.lab.processes import CommandFailed, wait_for
 from tests.lab.pullers import REGISTRY, Puller
 from tests.lab.token_server import TokenServer, User
 from tests.lab.upstream import Published, Upstream
+
+from peili.mirror import Digest
 
 RIGHT = Credentials("alice", "secret of alice")
 """May pull from ``team/*``."""
@@ -166,8 +170,37 @@ class Scene:
         assert issued is not None
         return issued.token
 
-    def start_peili(self, *names: str, resolver: Mapping[str, Any] = DEFER, **mirror: Any) -> None:
-        """Start peili on some hosts, with a section `resolver`, and with further keys of the section `mirror`."""
+    def headers(self, image: Published, credentials: Credentials | None) -> Mapping[str, str]:
+        """Return the headers of a request for an image: with a new token, or with Basic if the registry takes none."""
+        if credentials is None:
+            return {}
+        if image.registry == self.basic.name:
+            return {"Authorization": f"Basic {base64.b64encode(str(credentials).encode()).decode()}"}
+        return {"Authorization": f"Bearer {self.token(credentials, image)}"}
+
+    def request(self, host: Host, image: Published, digest: Digest, credentials: Credentials | None = None) -> Answer:
+        """Request the manifest or a layer of an image from the local door, with or without credentials."""
+        path = image.blob_url(digest)
+        if digest == image.image.target.digest:
+            path = path.replace("/blobs/", "/manifests/")
+        return host.peili.request("GET", path, self.headers(image, credentials))
+
+    def wait_given(self, host: Host, image: Published, credentials: Credentials) -> None:
+        """Wait until the local door gives all of an image to these credentials."""
+        for blob in image.image.blobs:
+            wait_for(
+                lambda digest=blob.digest: self.request(host, image, digest, credentials).status == 200,  # type: ignore[misc]  # bound early
+                f"{host.name} gives {blob.digest}",
+            )
+
+    def start_peili(
+        self,
+        *names: str,
+        resolver: Mapping[str, Any] = DEFER,
+        limits: Mapping[str, float] = GENEROUS_LIMITS,
+        **mirror: Any,
+    ) -> None:
+        """Start peili on some hosts, with these sections, and with further keys of the section `mirror`."""
         roots = {
             self.private.name: self.private,
             REGISTRY: self.private,
@@ -180,6 +213,7 @@ class Scene:
             *names,
             mirror={"authorize": [*private, self.basic.name, BASIC_REGISTRY], **mirror},
             resolver=resolver,
+            limits=limits,
             **sections,
         )
 

@@ -57,11 +57,16 @@ def image_at_the_holder(lab: Lab, repository: str, *, without_a_layer: bool = Fa
     containerd.import_archive(pack_tar(layout, archive))
     registry, _, path = repository.partition("/")
     imported = Published(image, registry, path, "v1")
-    wait_found(lab.hosts["deferring"], imported)
+    wait_found_by_all(lab, imported)
     wait_for(lambda: lab.hosts["client"].can_find(imported.tag_url), "the tag is found")
     if without_a_layer:
         remove_a_layer(lab, image)
     return image
+
+
+def wait_found_by_all(lab: Lab, image: Published) -> None:
+    for name in ("client", "deferring"):
+        wait_found(lab.hosts[name], image)
 
 
 def remove_a_layer(lab: Lab, image: Image) -> None:
@@ -101,7 +106,7 @@ def test_an_image_of_which_peers_lack_a_layer_comes_from_the_registry(lab: Lab, 
     """The client would not go to the registry for the one layer, so it must not get the manifest from peili."""
     published = lab.publish(f"library/incomplete-{next(NUMBERS)}", [200 * KIB, 300 * KIB])
     lab.hosts["holder"].containerd.pull(published.by_tag)
-    wait_found(lab.hosts["deferring"], published)
+    wait_found_by_all(lab, published)
     remove_a_layer(lab, published.image)
     before = lab.upstream.log_position()
     puller.pull(f"{REGISTRY}/{published.repository}@{published.image.target.digest}")
@@ -114,7 +119,7 @@ def test_an_image_of_which_peers_lack_a_layer_comes_from_the_registry(lab: Lab, 
 def test_with_defer_a_tag_comes_from_the_registry_and_a_digest_from_a_peer(lab: Lab, by: str) -> None:
     published = lab.publish(f"library/deferred-{next(NUMBERS)}", [200 * KIB])
     lab.hosts["holder"].containerd.pull(published.by_tag)
-    wait_found(lab.hosts["deferring"], published)
+    wait_found_by_all(lab, published)
     before = lab.upstream.log_position()
     suffix = ":v1" if by == "tag" else f"@{published.image.target.digest}"
     make_puller(lab, "podman", "deferring").pull(f"{REGISTRY}/{published.repository}{suffix}")

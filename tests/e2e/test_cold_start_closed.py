@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_all_get_it
+from tests.e2e.checks import KIB, MIB, assert_shared
 from tests.lab.lab import GENEROUS_LIMITS, Lab
 from tests.lab.namespaces import NamespaceNode
-from tests.lab.pulls import Pulls
 from tests.lab.releases import release
 
 
@@ -24,7 +23,4 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
 
 
 def test_upstream_sends_one_copy_over_mutual_tls(lab: Lab) -> None:
-    hosts = [*lab.hosts.values()]
-    pulls = Pulls(lab.publish("library/cold", [4 * MIB, 100 * KIB]), [lab.upstream])
-    pulls.start(hosts)
-    assert_all_get_it(pulls, hosts, most_copies=1.05)
+    assert_shared(lab, [4 * MIB, 100 * KIB], most_copies=1.05)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.lab.access import Access, AccessKind
-from tests.lab.lab import make_network
+from tests.lab.lab import GENEROUS_LIMITS, make_network
 from tests.lab.peili_process import PeiliProcess, Sections
 from tests.lab.processes import run, wait_for
 
@@ -46,11 +46,11 @@ def test_hosts_without_a_default_route_find_each_other_by_mdns(
                     "peer": {**door, "listen": "[::]:5051"},
                     "store": {"kind": "memory"},
                     "router": {"kind": "mdns", **options},
+                    "limits": GENEROUS_LIMITS,
                 }
                 each.start(sections)
             for here, there in zip(hosts, reversed(hosts), strict=True):
-                wait_for(lambda here=here: known_peers(here), "it finds the other host")  # type: ignore[misc]  # bound early
-                [peer] = known_peers(here)
+                [peer] = wait_for(lambda here=here: known_peers(here), "it finds the other host")  # type: ignore[misc]  # bound early
                 assert peer["id"] == there.identity
                 assert peer["urls"] == [f"{access.scheme}://{there.peer}"]
         finally:

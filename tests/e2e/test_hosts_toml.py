@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-from tests.e2e.checks import KIB, platform_digests
+from tests.e2e.checks import KIB, platform_digests, wait_found
 from tests.e2e.mounted_agent import PATH
 from tests.lab.lab import GENEROUS_LIMITS, Host, Lab
 from tests.lab.network import LOCAL_PORT
 from tests.lab.processes import Process, run, wait_for
 from tests.lab.releases import CONTAINERD_1, RELEASE_NAMES, ParameterSet, each_release, release
-from tests.lab.upstream import Upstream
+from tests.lab.upstream import Published, Upstream
 from tests.support.certificates import Authority, Certificate, make_certificate
 from tests.support.trees import Tree, make_tree, snapshot
 
@@ -70,6 +70,11 @@ class Setup:
         """The host on which peili does not run."""
         return self.lab.hosts["without-peili"]
 
+    @property
+    def published(self) -> Published:
+        """The image, as the plain registry has it."""
+        return Published(self.image, self.lab.upstream.name, REPOSITORY, "v1")
+
 
 @contextmanager
 def open_setup(name: str) -> Generator[Setup]:
@@ -86,7 +91,9 @@ def open_setup(name: str) -> Generator[Setup]:
         secure.start()
         try:
             lab.start_peili("puller", "holder")
-            yield Setup(lab, secure, certificate, image)
+            setup = Setup(lab, secure, certificate, image)
+            wait_found(setup.puller, setup.published)
+            yield setup
         finally:
             secure.stop()
 
@@ -268,14 +275,14 @@ def test_peili_serve_is_in_hosts_toml_only_while_it_runs(setup: Setup) -> None:
     make_tree(host.containerd.hosts, case.tree)
     original = snapshot(host.containerd.hosts)
     hosts = {"apply": True, "config_path": [str(host.containerd.hosts)]}
-    limits = {**GENEROUS_LIMITS, "start_timeout": 60, "stop_timeout": 60}
     try:
-        setup.lab.start_peili("without-peili", hosts=hosts, limits=limits)
+        setup.lab.start_peili("without-peili", hosts=hosts)
+        wait_found(host, setup.published)
         assert blobs_from_upstream(setup, host, case) == 0
         host.peili.kill()
         assert snapshot(host.containerd.hosts) != original
         assert blobs_from_upstream(setup, host, case) > 0
-        setup.lab.start_peili("without-peili", hosts=hosts, limits=limits)
+        setup.lab.start_peili("without-peili", hosts=hosts)
     finally:
         host.peili.stop()
     assert snapshot(host.containerd.hosts) == original
@@ -342,6 +349,7 @@ def test_containerd_uses_a_local_door_that_demands_its_certificate(setup: Setup)
     try:
         setup.lab.start_peili("without-peili", local=local, hosts={**tls.hosts, "apply": True})
         tls.check_hosts_toml(f"https://{peili.local}")
+        wait_found(tls.host, setup.published)
         assert tls.blobs_from_upstream() == 0
         peili.kill()
         assert tls.blobs_from_upstream() > 0
@@ -357,20 +365,30 @@ def test_containerd_uses_the_door_of_an_agent_below_a_path(setup: Setup) -> None
     port = node.port(LOCAL_PORT)
     holder = f"{setup.lab.access.scheme}://{setup.lab.hosts['holder'].peili.peer}"
     access = setup.lab.access.section("without-peili", node.address)
-    job = {"host": address, "port": port, "tls": tls.door.files(), "peer": holder, "access": access}
+    job = {
+        "host": address,
+        "port": port,
+        "tls": tls.door.files(),
+        "peer": holder,
+        "access": access,
+        "limits": GENEROUS_LIMITS,
+    }
     command = [sys.executable, "-m", "tests.e2e.mounted_agent", json.dumps(job)]
     configuration = setup.lab.directory / "hosts.toml"
     configuration.write_text("[hosts]\n" + "".join(f"{key} = {json.dumps(each)}\n" for key, each in tls.hosts.items()))
     url, context = f"https://{address}:{port}{PATH}", tls.runtime.client_context()
 
-    def is_ready() -> bool:
+    def answers(path: str) -> bool:
         with suppress(OSError):
-            return node.request("GET", address, port, f"{PATH}/", tls=context).status == 200
+            return node.request("HEAD", address, port, path, tls=context).status == 200
         return False
 
     agent = Process(node.command(command), setup.lab.directory / "agent.log")
     try:
-        wait_for(is_ready, "the agent answers")
+        wait_for(lambda: answers(f"{PATH}/"), "the agent answers")
+        for digest in platform_digests(setup.image):
+            path = setup.published.blob_url(digest).replace("/v2", PATH, 1)
+            wait_for(lambda path=path: answers(path), f"the agent finds {digest}")  # type: ignore[misc]  # bound early
         assert peili_hosts("apply", tls.host, "--config", str(configuration), "--mirror", url) == 0
         tls.check_hosts_toml(url, override_path=True)
         assert tls.blobs_from_upstream() == 0
@@ -382,22 +400,19 @@ def test_containerd_uses_the_door_of_an_agent_below_a_path(setup: Setup) -> None
 @pytest.mark.parametrize("setup", each_release(*RELEASE_NAMES), indirect=True)
 def test_a_running_containerd_is_asked_for_its_version(setup: Setup) -> None:
     containerd = setup.puller.containerd
-    running = asyncio.run(running_version(containerd.socket))
-    assert running is not None
+    running = wait_for(lambda: asyncio.run(running_version(containerd.socket)), "containerd says its version in time")
     assert running == run([containerd.release.program("containerd"), "--version"]).decode().split()[2]
     assert ContainerdVersion.parse(running).major == (1 if containerd.release.name in CONTAINERD_1 else 2)
 
 
 def test_the_installed_containerd_is_asked_for_its_version() -> None:
-    installed = asyncio.run(installed_version())
-    assert installed is not None
+    installed = wait_for(lambda: asyncio.run(installed_version()), "containerd says its version in time")
     ContainerdVersion.parse(installed)
 
 
 def peili_hosts(action: str, host: Host, *options: str) -> int:
     """Run `peili hosts` for the containerd of `host`, and return the exit status."""
-    version = asyncio.run(running_version(host.containerd.socket))
-    assert version is not None
+    version = wait_for(lambda: asyncio.run(running_version(host.containerd.socket)), "containerd says its version")
     command = ["hosts", action, "--config-path", str(host.containerd.hosts), "--mirror", f"http://{host.peili.local}"]
     return main([*command, "--containerd-version", version, *options])
 

@@ -15,6 +15,10 @@ from tests.lab.processes import wait_for
 from tests.lab.releases import each_release, release
 
 SIZE = 16 * MIB
+SLOW, FAST = "8mbit", "10gbit"
+"""How fast upstream sends. At the slow rate, a layer takes 16 seconds, so that a test sees it arrive even if it stands
+still for some seconds. It is not received at that rate to its end.
+"""
 SETTINGS = """\
 [plugins."io.containerd.transfer.v1.local"]
 max_concurrent_downloads = 4
@@ -74,7 +78,7 @@ def test_a_layer_streams_through_a_host(lab: Lab) -> None:
     [layer] = published.image.layers
     path = published.blob_url(layer.digest)
     assert isinstance(lab.upstream.node, NamespaceNode)
-    lab.upstream.node.limit_rate("40mbit")
+    lab.upstream.node.limit_rate(SLOW)
     pull = puller.containerd.start_pull(published.by_digest)
     wait_for(lambda: puller.containerd.received_bytes(layer.digest) >= MIB, "the layer arrives", pause=0.005)
     assert not puller.can_find(path), "the local door serves its own unfinished copy"
@@ -84,8 +88,8 @@ def test_a_layer_streams_through_a_host(lab: Lab) -> None:
         each.start()
     wait_for(lambda: 0 < whole.received < SIZE // 2, "the child receives the first bytes", pause=0.005)
     assert puller.containerd.received_bytes(layer.digest) > 0, "the puller has not committed the layer yet"
+    lab.upstream.node.limit_rate(FAST)
     pull.succeed()
-    lab.upstream.node.limit_rate("10gbit")
     for each in (whole, rest):
         each.join()
     assert (whole.status, whole.received, whole.is_whole) == (200, layer.size, True)
@@ -105,7 +109,7 @@ def test_a_killed_pull_cuts_its_children_off(lab: Lab) -> None:
     published = lab.publish("library/killed", [SIZE])
     [layer] = published.image.layers
     assert isinstance(lab.upstream.node, NamespaceNode)
-    lab.upstream.node.limit_rate("40mbit")
+    lab.upstream.node.limit_rate(SLOW)
     pull = puller.containerd.start_pull(published.by_digest)
     wait_for(lambda: puller.containerd.received_bytes(layer.digest) >= MIB, "the layer arrives", pause=0.005)
     whole = Child(child, puller, published.blob_url(layer.digest))
@@ -113,7 +117,7 @@ def test_a_killed_pull_cuts_its_children_off(lab: Lab) -> None:
     wait_for(lambda: whole.received > 0, "the child receives the first bytes", pause=0.005)
     pull.kill()
     whole.join()
-    lab.upstream.node.limit_rate("10gbit")
+    lab.upstream.node.limit_rate(FAST)
     assert not whole.is_whole
     assert 0 < whole.received < SIZE
     data = published.image.blob_path(layer.digest).read_bytes()

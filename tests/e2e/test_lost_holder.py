@@ -15,6 +15,8 @@ from tests.lab.upstream import Published
 
 SIZE = 96 * MIB
 """Bytes of a layer that is larger than all buffers between two hosts."""
+SLOW, FAST = "40mbit", "10gbit"
+"""How fast holders send. At the slow rate, the layer takes 20 seconds."""
 
 
 @pytest.fixture(scope="module", params=each_release("2.1.4"))
@@ -41,8 +43,10 @@ def published(lab: Lab) -> Generator[Published]:
 def test_a_pull_whose_runtime_is_frozen_continues_from_another_holder(lab: Lab, published: Published) -> None:
     b = lab.hosts["b"]
     [layer] = published.image.layers
+    limit_holders(lab, SLOW)
     pull = b.containerd.start_pull_and_freeze(published.by_digest, layer)
     kill_sender(lab, published)
+    limit_holders(lab, FAST)
     pull.resume()
     pull.succeed()
     assert_has(b, published.image)
@@ -50,21 +54,24 @@ def test_a_pull_whose_runtime_is_frozen_continues_from_another_holder(lab: Lab, 
 
 def test_a_running_pull_continues_from_another_holder(lab: Lab, published: Published) -> None:
     b = lab.hosts["b"]
-    nodes = [lab.hosts[name].node for name in ("a", "c")]
-    for node in nodes:
-        if not isinstance(node, NamespaceNode):
-            pytest.skip("the rate of loopback can't be limited, so the transfer would end too early")
-        node.limit_rate("40mbit")
+    limit_holders(lab, SLOW)
     pull = b.containerd.start_pull(published.by_digest)
     [layer] = published.image.layers
     wait_for(lambda: b.containerd.received_bytes(layer.digest) >= 8 * MIB, "the layer arrives", pause=0.005)
     kill_sender(lab, published)
     assert b.containerd.received_bytes(layer.digest) < layer.size
-    for node in nodes:
-        if isinstance(node, NamespaceNode):
-            node.limit_rate("1gbit")
+    limit_holders(lab, FAST)
     pull.succeed()
     assert_has(b, published.image)
+
+
+def limit_holders(lab: Lab, rate: str) -> None:
+    """Limit what each holder sends."""
+    for name in ("a", "c"):
+        node = lab.hosts[name].node
+        if not isinstance(node, NamespaceNode):
+            pytest.skip("the rate of loopback can't be limited, so the transfer would end too early")
+        node.limit_rate(rate)
 
 
 def kill_sender(lab: Lab, published: Published) -> None:

@@ -65,10 +65,12 @@ def test_a_resumed_pull_from_a_faulty_holder_fails_only_once(lab: Lab) -> None:
     lab.start_peili("puller")
     blob = published.blob_url(layer.digest)
     wait_for(lambda: puller.can_fetch_from(holder, blob), "the holder serves the damaged layer")
+    wait_found(puller, published)
     with pytest.raises(CommandFailed):
         puller.containerd.pull(published.by_digest)
     assert_no_wrong_blob(puller.containerd)
-    assert "removed the runtime's unfinished copy" in puller.peili.log()
+    removed = "removed the runtime's unfinished copy"
+    wait_for(lambda: removed in puller.peili.log(), "the copy with the wrong byte is removed")
     puller.containerd.pull(published.by_digest)
     assert_has(puller, published.image)
     lab.stop_peili()
@@ -77,7 +79,7 @@ def test_a_resumed_pull_from_a_faulty_holder_fails_only_once(lab: Lab) -> None:
 def start_pull_and_kill(lab: Lab, host: Host, name: str, digest: str) -> None:
     """Start a pull, and kill it when the host's containerd has the first bytes of the layer."""
     assert isinstance(lab.upstream.node, NamespaceNode)
-    lab.upstream.node.limit_rate("80mbit")
+    lab.upstream.node.limit_rate("20mbit")  # half of the layer takes ten seconds, even if this process stands still
     pull = host.containerd.start_pull(name)
     wait_for(lambda: host.containerd.received_bytes(digest) >= 4 * MIB, "the layer arrives", pause=0.005)
     pull.kill()  # containerd notices that later, and must not have the rest by then

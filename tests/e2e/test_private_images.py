@@ -27,7 +27,6 @@ from tests.e2e.private_pulls import (
 from tests.lab.authentication import Credentials
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Lab, make_network
-from tests.lab.processes import wait_for
 from tests.lab.releases import release
 from tests.lab.token_server import EXPIRED
 from tests.lab.upstream import Published
@@ -74,6 +73,8 @@ def private() -> Generator[Private]:
         for each in (image, *large):
             lab.hosts["holder"].containerd.pull(each.by_tag, *as_options(RIGHT))
         lab.hosts["holder"].containerd.pull(basic.by_tag, *as_options(scene.basic.publisher))
+        scene.wait_given(lab.hosts["puller"], image, RIGHT)
+        scene.wait_given(lab.hosts["puller"], basic, scene.basic.publisher)
         yield Private(scene, start_clients(scene, stack), image, basic, large)
 
 
@@ -211,9 +212,7 @@ def test_while_the_registry_is_down_a_public_tag_means_what_it_meant_last(privat
         assert answer.headers["warning"].startswith("110 ")
     finally:
         scene.private.start()
-    door, headers = scene.lab.hosts["puller"].peili, {"Authorization": f"Bearer {scene.token(RIGHT, secret)}"}
-    found = secret.blob_url(secret.image.layers[0].digest)
-    wait_for(lambda: door.request("HEAD", found, headers).status == 200, "the door gives the private layer again")
+    scene.wait_given(scene.lab.hosts["puller"], secret, RIGHT)  # as before
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

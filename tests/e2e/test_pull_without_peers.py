@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import MIB, assert_has
+from tests.e2e.checks import MIB, assert_has, wait_found
 from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import CommandFailed
@@ -52,6 +52,7 @@ def test_with_defer_a_tag_fails_while_the_registry_is_down_and_a_digest_does_not
     lab.start_peili("a", "b", resolver={"kind": "defer"})
     published = lab.publish("library/registry-down", LAYERS)
     a.containerd.pull(published.by_tag)
+    wait_found(b, published)
     lab.upstream.stop()
     try:
         with pytest.raises(CommandFailed):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from tests.e2e.checks import assert_has, wait_found
 from tests.lab.lab import Lab
-from tests.lab.processes import CommandFailed
+from tests.lab.processes import CommandFailed, wait_for
 from tests.lab.token_server import TokenServer, User
 from tests.lab.upstream import Upstream
 
@@ -62,6 +62,7 @@ def test_while_the_registry_and_its_token_server_are_down_pulls_go_on(scene: Sce
     published = scene.lab.publish("team/outage", [200_000], to=scene.private)
     a.containerd.pull(published.by_tag, *SECRET)
     wait_found(b, published)
+    wait_for(lambda: b.can_fetch_from(a, f"/_router/keys/{published.by_tag}"), "a knows what its image is called")
     scene.private.stop()
     scene.tokens.stop()
     try:
@@ -70,7 +71,7 @@ def test_while_the_registry_and_its_token_server_are_down_pulls_go_on(scene: Sce
         scene.tokens.start()
         scene.private.start()
     assert_has(b, published.image)
-    assert "answered with" in b.peili.log()
+    wait_for(lambda: "answered with" in b.peili.log(), "the log says who answered instead of the registry")
 
 
 def test_a_wrong_secret_fails_as_without_peili(scene: Scene) -> None:

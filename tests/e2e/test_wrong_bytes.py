@@ -35,6 +35,7 @@ def published(lab: Lab, request: pytest.FixtureRequest) -> Generator[Published]:
     flip_byte(published.image.blob_path(published.image.layers[0].digest), request.param // 2)
     lab.start_peili("puller")
     lab.start_peili("bad-disk", store={"kind": "oci-layout", "path": str(published.image.path), "verify": False})
+    wait_found(lab.hosts["puller"], published)
     yield published
     lab.stop_peili()
     lab.upstream.start()
@@ -76,7 +77,7 @@ def test_a_wrong_ingest_that_upstream_completes_fails_one_pull_only(lab: Lab) ->
     wait_found(puller, own)  # so it knows the feeder
     published = lab.publish("library/completed", [16 * MIB])
     [layer] = published.image.layers
-    lab.upstream.node.limit_rate("20mbit")
+    lab.upstream.node.limit_rate("8mbit")  # so that it is still arriving if this process stands still for some seconds
     pull_of_feeder = feeder.containerd.start_pull(published.by_digest)
     path = receiving(feeder, layer.digest)
     flip_byte(path, MIB // 2)

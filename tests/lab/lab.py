@@ -33,8 +33,18 @@ COMMANDS = ("containerd", "ctr", "docker-registry", "openssl", "setpriv", "skope
 
 RouterKind = Literal["static", "mdns"]
 
-GENEROUS_LIMITS = {"lookup_timeout": 10, "connect_timeout": 10, "first_byte_timeout": 20}
-"""Limits that are long enough for peers on a busy machine. With the defaults, peili might give up a slow peer."""
+GENEROUS_LIMITS = {
+    "lookup_timeout": 10,
+    "connect_timeout": 10,
+    "first_byte_timeout": 30,
+    "stall_timeout": 30,
+    "upstream_timeout": 10,
+    "start_timeout": 60,
+    "stop_timeout": 60,
+}
+"""Limits that are long enough for a busy machine. With the defaults, peili might give up a peer, a registry or a
+plug-in that is only slow, and the pull would go upstream.
+"""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-DEADLINE = 60.0
-"""Seconds after which a wait fails. Even on a busy machine, only something broken takes longer."""
+DEADLINE = 240.0
+"""Seconds after which a wait fails. Even on a slow and busy machine, only something broken takes longer.
+
+It only bounds how long a failure takes. No test is about it.
+"""
 
 ENVIRONMENT = {
     "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]),
@@ -76,16 +80,22 @@ def freeze(pid: int) -> None:
     The signal alone does not promise that: kill(2) returns earlier.
     """
     os.kill(pid, signal.SIGSTOP)
-    tasks = Path("/proc", str(pid), "task")
-    wait_for(lambda: all(_has_stopped(task) for task in tasks.iterdir()), f"process {pid} has stopped", pause=0.001)
+    wait_for(lambda: _thread_states(pid) <= {"T", "t", "Z", "X"}, f"process {pid} has stopped", pause=0.001)
 
 
-def _has_stopped(task: Path) -> bool:
-    try:
-        state = (task / "stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):  # it has ended
-        return True
-    return state in "TtZX"
+def is_idle(pid: int) -> bool:
+    """Return whether each thread of a process waits for something at this moment, and not only for a processor."""
+    return _thread_states(pid) <= {"S"}
+
+
+def _thread_states(pid: int) -> set[str]:
+    """Return in which states the threads of a process are, as proc(5) has them. It may have ended."""
+    states = set[str]()
+    with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended
+        for task in Path("/proc", str(pid), "task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 class Child(Protocol):
@@ -175,7 +185,7 @@ class Process:
             self.resume()
             self._child.send_signal(signal.SIGTERM)
 
-    def stop(self, timeout: float = 20) -> int:
+    def stop(self, timeout: float = DEADLINE) -> int:
         """Send SIGTERM, and after `timeout` seconds SIGKILL. Return the exit status."""
         self.terminate()
         try:

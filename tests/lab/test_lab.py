@@ -103,10 +103,15 @@ def test_containerd_keeps_its_content_over_a_restart(lab: Lab) -> None:
 
 def test_a_frozen_pull_is_stopped_in_the_middle_of_a_layer(lab: Lab) -> None:
     b = lab.hosts["b"].containerd
+    node = lab.upstream.node
+    if isinstance(node, NamespaceNode):
+        node.limit_rate("40mbit")  # so that half of the layer does not arrive while this process stands still
     image = lab.publish("library/frozen", [64 * MIB])
     [layer] = image.image.layers
     pull = b.start_pull_and_freeze(image.by_tag, layer)
     assert layer.digest not in b.digests()
+    if isinstance(node, NamespaceNode):
+        node.limit_rate("10gbit")
     pull.resume()
     pull.succeed()
     assert b.received_bytes(layer.digest) == 0
@@ -117,9 +122,9 @@ def test_a_node_with_a_limited_rate_delays_packets(lab: Lab) -> None:
     node = lab.upstream.node
     if not isinstance(node, NamespaceNode):
         pytest.skip("the rate of loopback can't be limited")
-    node.limit_rate("80mbit")
+    node.limit_rate("20mbit")
     assert node.delayed_packets() == 0
-    image = lab.publish("library/slow", [5 * MIB])
+    image = lab.publish("library/slow", [2 * MIB])
     lab.hosts["b"].containerd.pull(image.by_tag)
     assert node.delayed_packets() > 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.lab.authentication import Authentication, Credentials
 from tests.lab.network import REGISTRY_PORT, Node
-from tests.lab.processes import CommandFailed, Process, run, wait_for
+from tests.lab.processes import CommandFailed, Process, is_idle, run, wait_for
 from tests.support.certificates import Certificate
 
 from peili.mirror.testing.images import Image
@@ -171,15 +171,20 @@ class Upstream:
     def _read_settled_log(self) -> Sequence[Request]:
         """Return all lines of the log, after several marker requests in a row were all that it got.
 
-        A client may have a response before the registry has logged it. The registry may even log a later request first.
+        A client may have a response before the registry has logged it. The registry may even log a later request first:
+        the thread that is about to log the earlier one may lack a processor for a while. So no thread may lack one.
         """
         length, quiet = len(self._read_log()), 0
         while True:
+            wait_for(self._is_idle, "the registry has nothing to do")
             log = self._mark()
             quiet = 0 if any(not _is_marker(each) for each in log[length:]) else quiet + 1
             if quiet == _QUIET_MARKERS:
                 return log
             length = len(log)
+
+    def _is_idle(self) -> bool:
+        return is_idle(self.process.pid)
 
     def _mark(self) -> Sequence[Request]:
         """Send a marker request, and return the log once it has that request."""
