@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.lab.lab import Lab, missing_commands
 
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests if a command of the laboratory is not installed. `make test` installs the commands if it may."""
     missing = missing_commands()
