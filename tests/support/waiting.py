@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-WAIT = 240.0
-"""Seconds after which a wait fails. Even on a slow and busy machine, only something broken takes longer."""
+WAIT = 60.0
+"""Seconds after which a wait fails. Even on a busy machine, only something broken takes longer."""
 
 
 async def until(condition: Callable[[], object], *, within: float = WAIT) -> None:
