@@ -40,7 +40,7 @@ class Program:
 
 @contextmanager
 def running(name: str, directory: Path, *arguments: str | Path) -> Generator[Program]:
-    """Run the example `name`. Warnings are errors in it, and it must exit cleanly within 30 s of SIGTERM."""
+    """Run the example `name`. Warnings are errors in it, and it must exit cleanly within 60 s of SIGTERM."""
     output = directory / f"{name}-{time.monotonic_ns()}.log"
     command = [sys.executable, "-X", "dev", "-W", "error", EXAMPLES / f"{name}.py", *arguments]
     with output.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
@@ -48,7 +48,7 @@ def running(name: str, directory: Path, *arguments: str | Path) -> Generator[Pro
         try:
             yield program
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) in {0, -signal.SIGTERM}, program.text
+            assert process.wait(60) in {0, -signal.SIGTERM}, program.text
         finally:
             process.kill()
     text = program.text.replace(_IDLE, "")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.api_server import ApiServer
+from tests.lab.processes import wait_for
 
 DISCOVERY = "/apis/discovery.k8s.io/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
+NODES = "/api/v1/nodes"
 READY = {"ready": True, "serving": True, "terminating": False}
 
 
@@ -66,11 +68,19 @@ class ServiceAccount:
         """Let the account read the EndpointSlices of its namespace."""
         rules = [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]
         self._allow("Role", f"{RBAC}/namespaces/{self.namespace}", "peili", rules)
+        self.wait_until_allowed(self.slices)
 
     def allow_nodes(self) -> None:
         """Let the account read the nodes of the cluster."""
         rules = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
         self._allow("ClusterRole", RBAC, f"nodes-for-{self.namespace}", rules)
+        self.wait_until_allowed(NODES)
+
+    def wait_until_allowed(self, *paths: str) -> None:
+        """Wait until the account may list these resources. The server notices a new role a moment later."""
+        headers = {"Authorization": f"Bearer {(self.folder / 'token').read_text()}"}
+        for path in paths:
+            wait_for(lambda path=path: self._api.admin.get(path, headers=headers).is_success, f"it may list {path}")  # type: ignore[misc]  # bound early
 
     def _allow(self, kind: str, path: str, name: str, rules: Sequence[Mapping[str, Any]]) -> None:
         version = "rbac.authorization.k8s.io/v1"

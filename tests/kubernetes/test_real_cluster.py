@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.kubernetes.pods import ServiceAccount, endpoint, endpoint_slice
+from tests.kubernetes.pods import NODES, ServiceAccount, endpoint, endpoint_slice
 from tests.kubernetes_programs import program
 from tests.lab.api_server import HAS_KUBERNETES, ApiServer, api_server
 from tests.lab.processes import run
@@ -329,6 +329,7 @@ async def test_the_manifests_are_accepted_and_let_the_router_work(
     kinds = {line.partition("/")[0].partition(".")[0] for line in lines}
     assert kinds >= {"serviceaccount", "role", "rolebinding", "configmap", "service", "daemonset"}
     account = ServiceAccount(api, f"as-{kind}", tmp_path / "serviceaccount")
+    account.wait_until_allowed(account.slices)
     account.set(endpoint_slice("one", endpoint("a", "10.0.0.1")))
     async with entered(router := router_for(api, account)):
         await until(lambda: peer_ids(router) == ["a"])
@@ -346,6 +347,7 @@ async def test_the_chart_with_zones_and_a_service_monitor_is_accepted(
     lines = install(api, "chart", "with-zones", tmp_path, *values).splitlines()
     assert "servicemonitor.monitoring.coreos.com/peili serverside-applied (server dry run)" in lines
     account = ServiceAccount(api, "with-zones", tmp_path / "serviceaccount")
+    account.wait_until_allowed(account.slices, NODES)
     account.set(endpoint_slice("one", endpoint("a", "10.0.0.1", nodeName="roomy")))
     async with entered(router := router_for(api, account, zone_label="example.com/room")):
         await until(lambda: [peer.labels.get("zone") for peer in router.peers()] == ["attic"])

@@ -41,7 +41,7 @@ class ApiServer:
         self._etcd_url = etcd_url
         context = ssl.create_default_context(cafile=ca)
         headers = {"Authorization": f"Bearer {_ADMIN_TOKEN}"}
-        self.admin = httpx.Client(base_url=url, headers=headers, verify=context, timeout=30, trust_env=False)
+        self.admin = httpx.Client(base_url=url, headers=headers, verify=context, timeout=60, trust_env=False)
 
     def apply(self, path: str, item: Mapping[str, Any]) -> None:
         """Create the object in the collection `path`, or replace what the tests have set of it before."""
@@ -70,7 +70,7 @@ class ApiServer:
 
     def forget_history(self) -> None:
         """Make the server forget the changes so far, as it does after five minutes: it knows only how things are."""
-        with httpx.Client(verify=NO_AUTHORITIES, base_url=self._etcd_url, trust_env=False) as etcd:
+        with httpx.Client(verify=NO_AUTHORITIES, base_url=self._etcd_url, timeout=60, trust_env=False) as etcd:
             now = etcd.post("/v3/kv/range", json={"key": "AA=="}).json()["header"]["revision"]
             etcd.post("/v3/kv/compaction", json={"revision": now, "physical": True}).raise_for_status()
 

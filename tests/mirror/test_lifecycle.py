@@ -155,9 +155,9 @@ class Slow(MemoryStore):
     async def run(self, context: Context) -> AsyncGenerator[None]:
         try:
             if self.when == "entering":
-                await asyncio.sleep(60)
+                await asyncio.sleep(600)
             yield
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         finally:
             self.ended = True
 
@@ -165,7 +165,7 @@ class Slow(MemoryStore):
 @pytest.mark.parametrize("when", ["entering", "leaving"])
 async def test_a_plug_in_that_hangs_is_not_awaited(when: str) -> None:
     store = Slow(when)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async with Mirror(store, MemoryRouter(), limits=QUICK) as mirror:
             assert mirror.readiness() == {"store": when == "leaving", "router": True, "resolver": True}
             assert await status(mirror, NOTHING) == 404

@@ -189,7 +189,7 @@ async def test_the_peer_door_can_require_client_certificates(tmp_path: Path, cap
     ) as host:
         url = host.url("peer").replace("http:", "https:")
         assert host.mirror.identity.urls == (url,)
-        async with httpx.AsyncClient(verify=client_ssl, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=client_ssl, timeout=60, trust_env=False) as client:
             assert (await client.get(f"{url}/v2/")).status_code == 200
             async with client.stream("GET", url + ZEROS_PATH) as response:
                 assert response.status_code == 200
@@ -197,7 +197,7 @@ async def test_the_peer_door_can_require_client_certificates(tmp_path: Path, cap
                 with pytest.raises(httpx.TransportError):
                     await response.aread()
         stranger = ssl.create_default_context(cafile=certificate.ca)
-        async with httpx.AsyncClient(verify=stranger, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=stranger, timeout=60, trust_env=False) as client:
             with pytest.raises((httpx.TransportError, ssl.SSLError)):
                 await client.get(f"{url}/v2/")
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]

@@ -53,7 +53,7 @@ class Serving:
 
     def ask(self, door: str, path: str) -> tuple[int, bytes]:
         """Return the status and the body of the response of a door."""
-        connection = http.client.HTTPConnection(self.door(door), timeout=20)
+        connection = http.client.HTTPConnection(self.door(door), timeout=60)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -101,8 +101,12 @@ def test_a_third_party_router_and_store_serve_and_find_content(
     blob = f"/v2/theirs/blobs/{theirs.layers[0].digest}?ns=registry.example"
     assert here.ask("local", blob)[0] == 404
     (tmp_path / "members").write_text(f"neighbour http://{there.door('peer')}\n")
-    wait_for(lambda: here.ask("local", blob)[0] == 200, "the neighbour has the blob")
-    assert here.ask("local", blob) == (200, theirs.blob_path(theirs.layers[0].digest).read_bytes())
+
+    def pull() -> bytes | None:
+        status, body = here.ask("local", blob)
+        return body if status == 200 else None
+
+    assert wait_for(pull, "the neighbour has the blob") == theirs.blob_path(theirs.layers[0].digest).read_bytes()
     (tmp_path / "members").write_text("")
     wait_for(lambda: here.ask("local", blob)[0] == 404, "the neighbour is no longer asked")
 
@@ -154,7 +158,7 @@ def test_the_tests_of_the_distribution_pass(site: Path) -> None:
         [*command, "-c", str(HARBOUR / "pyproject.toml"), str(HARBOUR / "tests")],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )

@@ -58,9 +58,9 @@ async def test_the_door_demands_a_certificate_if_it_has_an_authority(
     without = ssl.create_default_context(cafile=authority.cert)
     async with mirror, serve(mirror, local="127.0.0.1:0", local_ssl=options.build_ssl()) as serving:
         url = f"https://{serving.local_addresses[0]}/v2/"
-        async with httpx.AsyncClient(verify=runtime.client_context(), trust_env=False) as client:
+        async with httpx.AsyncClient(verify=runtime.client_context(), timeout=60, trust_env=False) as client:
             assert (await client.get(url)).status_code == 200
-        async with httpx.AsyncClient(verify=without, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=without, timeout=60, trust_env=False) as client:
             if needs_certificate:
                 with pytest.raises((httpx.TransportError, ssl.SSLError)):
                     await client.get(url)
@@ -108,7 +108,7 @@ async def until_admitted(url: str, runtime: Certificate) -> None:
 
 
 async def is_admitted(url: str, runtime: Certificate) -> bool:
-    async with httpx.AsyncClient(verify=runtime.client_context(), trust_env=False) as client:
+    async with httpx.AsyncClient(verify=runtime.client_context(), timeout=60, trust_env=False) as client:
         try:
             return (await client.get(url)).status_code == 200
         except (httpx.TransportError, ssl.SSLError):

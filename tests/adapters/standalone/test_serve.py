@@ -103,7 +103,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_it_serves_what_the_store_has_and_ends_with_0_on_sigterm(start: Start, tmp_path: Path) -> None:
     image = make_layout(tmp_path / "layout", layers=[1000], tags=["registry.example/demo:v1"])
     serving = start("--set=store.kind=oci-layout", f"--set=store.path={image.path}", "--set=resolver.kind=local")
-    digest = httpx.head(f"{serving.url}/v2/registry.example/demo/manifests/v1").headers["Docker-Content-Digest"]
+    digest = httpx.head(f"{serving.url}/v2/registry.example/demo/manifests/v1", timeout=60).headers[
+        "Docker-Content-Digest"
+    ]
     assert digest == image.target.digest
     assert serving.end() == 0
     assert re.search(
@@ -119,7 +121,7 @@ def test_open_connections_and_transfers_do_not_delay_the_end(start: Start, tmp_p
     layout = ("--set=store.kind=oci-layout", f"--set=store.path={image.path}")
     serving = start(*layout, "--set=limits.reader_timeout=600")  # the end does not wait for this time
     path = f"/v2/registry.example/demo/blobs/{image.layers[0].digest}"
-    with httpx.Client() as idle, httpx.stream("GET", serving.url + path) as transfer:
+    with httpx.Client(timeout=60) as idle, httpx.stream("GET", serving.url + path, timeout=60) as transfer:
         idle.get(f"{serving.url}/v2/")
         assert transfer.status_code == 200
         assert serving.end() == 0
@@ -143,7 +145,7 @@ def test_hosts_with_a_key_or_with_certificates_pull_from_each_other(way: str, st
     pulled = plain_get(f"{puller.url}/v2/registry.example/demo/blobs/{layer.digest}")
     assert (pulled.status_code, len(pulled.content)) == (200, layer.size)
     with pytest.raises(httpx.TransportError):
-        httpx.get(f"{url}/v2/", verify=False)
+        httpx.get(f"{url}/v2/", verify=False, timeout=60)
     assert [each.end() for each in (puller, holder)] == [0, 0]
     assert "WARNING" not in puller.log
     assert "refuses every other host" not in holder.log
@@ -178,7 +180,7 @@ def test_sigint_ends_it_too(start: Start) -> None:
     serving = start()
     assert plain_get(f"{serving.url}/livez").status_code == 200
     serving.process.send_signal(signal.SIGINT)
-    assert serving.process.wait(30) == 0
+    assert serving.process.wait(60) == 0
     assert "SIGINT: stopping" in serving.log
 
 
@@ -187,11 +189,11 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
     layout = f"--set=store.path={image.path}"
     serving = start("--set=store.kind=oci-layout", layout, "--set=limits.drain_timeout=60")
     path = f"/v2/registry.example/demo/blobs/{image.layers[0].digest}"
-    with httpx.stream("GET", serving.url + path):
+    with httpx.stream("GET", serving.url + path, timeout=60):
         serving.process.send_signal(signal.SIGTERM)
         serving.wait_for("SIGTERM: stopping")
         serving.process.send_signal(signal.SIGTERM)
-        assert serving.process.wait(30) == -signal.SIGTERM
+        assert serving.process.wait(60) == -signal.SIGTERM
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -292,7 +294,7 @@ def test_the_port_is_closed_while_plug_ins_stop(start: Start, tmp_path: Path) ->
     with pytest.raises(httpx.ConnectError):
         plain_get(f"{url}/v2/", timeout=5)
     stop_file.touch()
-    assert serving.process.wait(30) == 0
+    assert serving.process.wait(60) == 0
 
 
 STUCK = """
@@ -314,6 +316,6 @@ def test_a_plug_in_that_blocks_the_loop_ends_the_process_which_logs_where_it_was
     blob = f"{serving.url}/v2/registry.example/demo/blobs/sha256:{'0' * 64}"
     with pytest.raises(httpx.TransportError):
         plain_get(blob, timeout=60)
-    assert serving.process.wait(30) == -signal.SIGABRT
+    assert serving.process.wait(60) == -signal.SIGABRT
     assert "the event loop has not moved for 0.5 seconds" in serving.log
     assert "stuck.py" in serving.log

@@ -168,7 +168,7 @@ async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
         await opening
     go_on.set()
     await asyncio.to_thread(opened.wait, 60)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while descriptors() != before:  # noqa: ASYNC110 - a thread closes it soon, and tells nobody
             await asyncio.sleep(0.01)
 

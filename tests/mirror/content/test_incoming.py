@@ -67,7 +67,7 @@ class Receiver:
 async def read(content: Content, start: int, stop: int) -> bytes:
     """Read as the peer door does: wait for bytes, and read them."""
     data = bytearray()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while start + len(data) < stop:
             await content.wait(start + len(data))
             buffer = bytearray(stop - start - len(data))

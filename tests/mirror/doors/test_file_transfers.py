@@ -262,7 +262,7 @@ async def test_a_disconnect_with_a_pipelined_request_closes_the_file(server_kind
         async with connection(host) as (_, writer):
             writer.write(request("GET", path) + request("GET", path))
             await until(lambda: len(host.store.opened) == 1)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await host.store.opened[0].closed.wait()
             await host.shut_down()
 
@@ -283,7 +283,7 @@ async def test_a_stalled_client_is_cut_off(server_kind: ServerKind, file: Path) 
     async with server_kind.host(reader_timeout=0.3) as host:
         with open_request(host.address, host.store.add_file(file)) as sock:
             await until(lambda: len(host.store.opened) == 1)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await host.store.opened[0].closed.wait()
             await until(lambda: host.mirror.metrics.limited.value("reader_timeout") == 1)
             assert await count_remaining(sock) < SIZE

@@ -35,7 +35,7 @@ def add_pathsend(app: ASGIApp) -> ASGIApp:
             else:
                 await send(message)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await app({**scope, "extensions": {"http.response.pathsend": {}}}, receive, take)
             await asyncio.gather(*sending)
 
@@ -73,7 +73,7 @@ async def test_the_server_sends_a_whole_file_which_stays_open_meanwhile(tmp_path
         answer = await getting
         assert (answer.status_code, answer.content) == (200, DATA)
         assert host.store.opened[0].read == FIRST
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await host.store.opened[0].closed.wait()
 
 

@@ -28,7 +28,7 @@ async def count_remaining(sock: object) -> int:
     """Return how many bytes of a response remain to be read. The response must end."""
     loop = asyncio.get_running_loop()
     count = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         try:
             while data := await loop.sock_recv(sock, 1 << 20):  # type: ignore[arg-type]
                 count += len(data)
@@ -48,7 +48,7 @@ async def test_a_stalled_client_is_cut_off(door: str, caplog: pytest.LogCaptureF
     async with served_host(limits=Limits(reader_timeout=0.3)) as host:
         with open_request(host.address(door), ZEROS_PATH) as sock:
             await until(lambda: len(host.store.opened) == 1)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await host.store.opened[0].closed.wait()
             await until(lambda: host.mirror.metrics.limited.value("reader_timeout") == 1)
             assert await count_remaining(sock) < SIZE
@@ -83,7 +83,7 @@ async def test_a_slow_client_is_served(door: str) -> None:
             for others in (1, 2):
                 with open_request(host.address(door), ZEROS_PATH):
                     while len(opened) <= others or not opened[others].closed.is_set():
-                        async with asyncio.timeout(30):
+                        async with asyncio.timeout(60):
                             assert await loop.sock_recv(sock, 256 << 10)
                         await asyncio.sleep(0.002)
             assert not opened[0].closed.is_set()
@@ -125,7 +125,7 @@ async def test_a_disconnect_closes_the_content_at_once(door: str, caplog: pytest
     async with served_host() as host:
         with open_request(host.address(door), ZEROS_PATH):
             await until(lambda: len(host.store.opened) == 1)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await host.store.opened[0].closed.wait()
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
@@ -165,7 +165,7 @@ async def test_an_incomplete_request_times_out(door: str, beginning: bytes) -> N
         reader, writer = await asyncio.open_connection(name, int(port))
         try:
             writer.write(beginning)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert await reader.read() == b""
         finally:
             writer.close()

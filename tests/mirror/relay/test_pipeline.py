@@ -238,7 +238,7 @@ async def test_reserved_memory_is_bounded_and_small_content_has_extra_room() -> 
     assert not waiting.done()
     await pool.reserve(64 * KIB)
     pool.release(4 * MIB)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await waiting
 
 
@@ -249,7 +249,7 @@ async def test_content_larger_than_the_room_gets_it_alone() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     pool.release(4 * MIB)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await waiting
 
 

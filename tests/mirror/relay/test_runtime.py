@@ -40,7 +40,7 @@ async def _read_all(connection: socket.socket, size: int) -> bytes:
 async def _wait_until_blocked(a: ScriptedPeer) -> int:
     """Wait until `a` cannot send any more. Returns how much it has sent."""
     await until(lambda: a.exchanges and a.exchanges[0].sent > 1000)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             before = a.exchanges[0].sent
             await asyncio.sleep(0.2)

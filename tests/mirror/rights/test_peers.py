@@ -116,7 +116,7 @@ async def test_what_was_imported_is_not_for_everybody_because_somebody_has_asked
         host.store.add(DATA)
         await until(lambda: has_arrived(host, DIGEST))
         wanted = path(host, f"free/app/blobs/{DIGEST}")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (status := await ask(host, "GET", wanted)) != 200 and len(store.notes) > 1:
                 pass  # a slow machine notices what has arrived too late to wait for the store
         assert status == (200 if is_open else 404)

@@ -57,10 +57,10 @@ def test_a_reader_of_stderr_that_hangs_does_not_keep_it_alive() -> None:
 
 
 def test_a_stopped_process_does_not_count_as_blocked() -> None:
-    process = start("await asyncio.sleep(1)", timeout=0.5)
+    process = start("await asyncio.sleep(1)", timeout=1.5)
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        time.sleep(1.5)  # the time itself is what is tested
+        time.sleep(2.5)  # the time itself is what is tested
     finally:
         os.kill(process.pid, signal.SIGCONT)
     out, err = process.communicate(timeout=60)
@@ -69,7 +69,7 @@ def test_a_stopped_process_does_not_count_as_blocked() -> None:
 
 async def test_a_busy_loop_that_makes_progress_is_not_stopped() -> None:
     stalls: list[None] = []
-    async with Watchdog(1.0, on_stall=lambda: stalls.append(None)):
+    async with Watchdog(2.5, on_stall=lambda: stalls.append(None)):
         for _ in range(10):
             time.sleep(0.3)  # noqa: ASYNC251 - a loop that is kept busy is what is tested
             await asyncio.sleep(0)
@@ -78,12 +78,12 @@ async def test_a_busy_loop_that_makes_progress_is_not_stopped() -> None:
 
 async def test_each_stall_is_reported_once_in_another_thread() -> None:
     stalls: list[threading.Thread] = []
-    async with Watchdog(0.2, on_stall=lambda: stalls.append(threading.current_thread())):
+    async with Watchdog(0.6, on_stall=lambda: stalls.append(threading.current_thread())):
         for stall in (1, 2):
             deadline = time.monotonic() + 30
             while len(stalls) < stall and time.monotonic() < deadline:
                 time.sleep(0.01)  # noqa: ASYNC251 - a stalled loop is what is tested
-            time.sleep(0.5)  # noqa: ASYNC251 - time for another one
+            time.sleep(1.2)  # noqa: ASYNC251 - time for another one
             assert len(stalls) == stall
             await asyncio.sleep(0.1)
     assert threading.main_thread() not in stalls
@@ -91,7 +91,7 @@ async def test_each_stall_is_reported_once_in_another_thread() -> None:
 
 async def test_notify_is_called_while_the_loop_makes_progress() -> None:
     beats: asyncio.Queue[None] = asyncio.Queue()
-    async with Watchdog(60, interval=0.01, notify=lambda: beats.put_nowait(None)), asyncio.timeout(30):
+    async with Watchdog(60, interval=0.01, notify=lambda: beats.put_nowait(None)), asyncio.timeout(60):
         for _ in range(5):
             await beats.get()
     while not beats.empty():
@@ -113,7 +113,7 @@ def test_closing_the_loop_ends_the_thread() -> None:
     before = threading.active_count()
     stalls: list[None] = []
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(Watchdog(0.2, on_stall=lambda: stalls.append(None)).__aenter__())
+    loop.run_until_complete(Watchdog(5.0, on_stall=lambda: stalls.append(None)).__aenter__())
     loop.close()
     deadline = time.monotonic() + 30
     while threading.active_count() > before and time.monotonic() < deadline:

@@ -172,7 +172,7 @@ async def test_new_files_are_used_for_new_connections_while_a_transfer_runs(
 
 async def until_answered(port: int, new: Certificate, old: Certificate) -> None:
     """Wait until a host with the certificate `new` is a peer, and none with `old` is one any more."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for files, is_peer in ((new, True), (old, False)):
             while await is_answered(port, files) != is_peer:
                 pass

@@ -97,7 +97,7 @@ async def status_at(port: int, context: ssl.SSLContext, name: str, path: str = "
 
 async def until_pulled(host: TLSHost, digest: Digest) -> None:
     """Pull a blob until a peer has sent it: a peer may announce it a moment later."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await host.pull(digest) != 200:
             pass
 

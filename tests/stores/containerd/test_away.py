@@ -115,9 +115,9 @@ async def test_known_content_is_served_while_containerd_is_away(own_namespace: N
 async def test_a_call_to_a_hanging_containerd_times_out(
     own_namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peili.stores.containerd.api.CALL_TIMEOUT", 0.3)
     store = own_namespace.store()
     async with ready(store):
+        monkeypatch.setattr("peili.stores.containerd.api.CALL_TIMEOUT", 0.3)
         with own_namespace.frozen(), pytest.raises(StoreUnavailable, match="did not answer in time"):
             await store.resolve(DEMO)
         monkeypatch.undo()
@@ -140,15 +140,20 @@ async def test_each_state_is_logged_once(own_namespace: Namespace, caplog: pytes
     caplog.set_level(logging.INFO)
     store = own_namespace.store()
     log = logging.getLogger("peili.test")
+
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == log.name]
+
     async with context_for(store, log=log) as context, store.run(context):
+        await eventually(logged, "the absence is logged")
         await asyncio.sleep(1.6)  # several tries
-        away = [record.getMessage() for record in caplog.records if record.name == log.name]
-        assert len(away) == 1
-        assert f"no socket {own_namespace.containerd.socket}" in away[0]
+        [away] = logged()
+        assert f"no socket {own_namespace.containerd.socket}" in away
         await start(own_namespace)
         await eventually(store.ready, "containerd is followed", within=RECONNECTED)
+        await eventually(lambda: "following containerd" in caplog.text, "this is logged, too")
         await asyncio.sleep(1.5)  # several listings
-        back = [record.getMessage() for record in caplog.records if record.name == log.name][1:]
+        back = logged()[1:]
         assert [line for line in back if "following containerd" in line] == back[-1:]
 
 

@@ -68,14 +68,14 @@ async def test_an_ingest_is_reported_until_it_is_complete(watched: Watched, name
     assert [event.complete for event in events if isinstance(event, Have)] == [False] * (len(events) - 1) + [True]
 
 
-async def test_a_new_ingest_is_reported_within_50_ms(watched: Watched, namespace: Namespace) -> None:
-    delays: list[float] = []
-    for _ in range(10):
-        async with namespace.writing(os.urandom(SIZE)) as writer:
-            started = time.monotonic()
-            await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
-            delays.append(time.monotonic() - started)
-    assert min(delays) < 0.05, delays  # a busy machine delays some of them
+async def test_a_new_ingest_is_noticed_by_itself(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at all directories from time to time would be too late."""
+    monkeypatch.setattr(ingests_module, "SAFETY_INTERVAL", 600.0)
+    store = namespace.store()
+    async with ready(store), watching(store) as watched:
+        for _ in range(10):
+            async with namespace.writing(os.urandom(SIZE)) as writer:
+                await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
 
 
 async def test_an_ingest_that_was_there_before_is_reported(namespace: Namespace, data: bytes) -> None:
@@ -135,6 +135,7 @@ async def test_a_whole_ingest_that_is_not_committed_can_be_read_for_longer_than_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its bytes may be wrong. Hosts that read it should find that out, and not fetch the rest from upstream."""
+    monkeypatch.setattr(ingests_module, "WHOLE_TIMEOUT", 600.0)
     async with namespace.writing(data) as whole:
         await whole.write(data)
         await watched.until(is_partial(watched, whole.digest, SIZE), within=PROMPT)
@@ -254,10 +255,12 @@ async def test_growth_is_reported_at_a_bounded_rate(watched: Watched, namespace:
         for start in range(0, len(data), MIB):
             await writer.write(data[start : start + MIB])
             await asyncio.sleep(0.03)
+        partial = Have(writer.digest, len(data), complete=False, available=len(data))
+        await watched.until(lambda: watched.have.get(writer.digest) == partial, within=PROMPT)
         await writer.commit()
     await watched.until(lambda: watched.have.get(writer.digest) == Have(writer.digest, len(data)), within=PROMPT)
     reports = [event for event in watched.events if isinstance(event, Have) and event.key == writer.digest]
-    assert 3 <= len(reports) <= (time.monotonic() - started) / ingests_module.REPORT_INTERVAL + 4
+    assert len(reports) <= (time.monotonic() - started) / ingests_module.REPORT_INTERVAL + 4
 
 
 @pytest.mark.parametrize("ref", [b"", b"no ref", b"\xff/1/layer-sha256:1", b"default/1/layer-sha256:12", b"a/b/c/d"])

@@ -121,7 +121,7 @@ async def test_content_that_only_another_namespace_keeps_is_gone(store: Containe
     await new_namespace(namespace.containerd, namespace.directory).load_again(image)
     async with watching(store) as seen:
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
-        await namespace.ctr("images", "rm", TAG)
+        await namespace.ctr("images", "rm", "--sync", TAG)
         await seen.until(lambda: not seen.have, within=PROMPT)
 
 
@@ -140,7 +140,7 @@ async def test_each_watcher_receives_everything(store: ContainerdStore, namespac
         async with watching(store) as late:
             await late.until(lambda: late.synced, within=PROMPT)
             assert late.have == early.have
-            await namespace.ctr("images", "rm", TAG)
+            await namespace.ctr("images", "rm", "--sync", TAG)
             await early.until(lambda: not early.have, within=PROMPT)
             await late.until(lambda: not late.have, within=PROMPT)
 

@@ -25,7 +25,7 @@ async def main():
     store = ContainerdStore(sys.argv[1], namespaces=[sys.argv[2]])
     mirror = Mirror(store, MemoryRouter())
     async with mirror, serve(mirror, local="127.0.0.1:0") as serving:
-        await mirror.wait_ready(30)
+        await mirror.wait_ready(300)
         print(json.dumps([serving.local_addresses[0], os.geteuid()]), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

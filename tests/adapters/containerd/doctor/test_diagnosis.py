@@ -124,7 +124,9 @@ def _set_up(directory: Path) -> Generator[Setup]:
         neighbour.start({"store": {"kind": "memory"}, "router": {"kind": "static", "peers": []}})
         peers = [f"http://{neighbour.peer}", f"http://{peili.peer}"]
         peili.start({"store": store, "router": {"kind": "static", "peers": peers}})
-        yield Setup(containerd, peili, neighbour, image, directory)
+        setup = Setup(containerd, peili, neighbour, image, directory)
+        wait_for(lambda: "peers" not in setup.doctor().of("warn"), "peili knows the neighbour")
+        yield setup
     finally:
         peili.stop()
         neighbour.stop()

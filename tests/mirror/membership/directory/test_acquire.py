@@ -139,7 +139,7 @@ async def test_a_grant_that_is_superseded_wakes_the_transfer(hosts: list[Host], 
     await asyncio.sleep(0)
     assert not waiting.done()
     fetchers(home, key)[child.name].is_superseded = True
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await waiting
     again = await feed(child, key)
     await advice.lease.release(LeaseEnd.GONE)  # of the old lease, which is not the last one

@@ -325,7 +325,7 @@ async def test_a_name_in_a_certificate_shows_whom_a_record_is_about(tmp_path: Pa
     async with (
         mirror,
         serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"),
-        httpx.AsyncClient(verify=one.client_context(), trust_env=False) as client,
+        httpx.AsyncClient(verify=one.client_context(), timeout=60, trust_env=False) as client,
     ):
         await until(mirror.ready)
         for sender, status in (("h1", 204), ("h2", 403)):
