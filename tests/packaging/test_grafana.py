@@ -46,16 +46,17 @@ async def hosts() -> AsyncGenerator[tuple[Serving, Serving]]:
 
 
 async def pull(serving: Serving) -> None:
-    async with plain_client(base_url=f"http://{serving.local_addresses[0]}") as runtime:
-        assert (await runtime.get(path_of(Digest.of(DATA)))).content == DATA
+    async with plain_client(base_url=f"http://{serving.local_addresses[0]}") as runtime, asyncio.timeout(60):
+        while (await runtime.get(path_of(Digest.of(DATA)))).content != DATA:
+            pass  # the other host did not answer in time
         assert (await runtime.get(path_of(Digest.of(b"nothing")))).status_code == 404
 
 
 @asynccontextmanager
 async def prometheus(directory: Path, targets: list[str]) -> AsyncGenerator[httpx.AsyncClient]:
-    """Run Prometheus, which scrapes `targets` twice a second, and yield a client of its API."""
+    """Run Prometheus, which scrapes `targets` each second, and yield a client of its API."""
     config = {
-        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"},
         "rule_files": [str(ALERTS)],
         "scrape_configs": [{"job_name": "peili", "static_configs": [{"targets": targets}]}],
     }
@@ -93,17 +94,19 @@ async def query(client: httpx.AsyncClient, expression: str) -> list[Any]:
 
 
 async def until_scraped(client: httpx.AsyncClient, expression: str) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            if await query(client, expression):
-                return
-            await asyncio.sleep(0.1)
+    try:
+        async with asyncio.timeout(60):
+            while not await query(client, expression):
+                await asyncio.sleep(0.1)
+    except TimeoutError as error:
+        error.add_note(expression)
+        raise
 
 
 def queries_of_dashboard() -> list[tuple[str, str]]:
     """The title and each query of each panel, with values for Grafana's variables."""
     document = json.loads((PACKAGING / "dashboard.json").read_text(encoding="utf-8"))
-    values = {"$instance": ".*", "$__rate_interval": "10s", "$__range": "1m"}
+    values = {"$instance": ".*", "$__rate_interval": "30s", "$__range": "1m"}
     found: list[tuple[str, str]] = []
     for panel in document["panels"]:
         for target in panel["targets"]:
@@ -126,7 +129,10 @@ async def test_each_query_of_the_dashboard_and_of_the_alerts_works_on_a_real_pro
             await pull(both[0])
             await until_scraped(client, 'increase(peili_sent_bytes_total{door="local", source="peer"}[1m]) > 0')
             for title, expression in queries_of_dashboard():
-                assert await query(client, expression) or title in MAY_BE_EMPTY, (title, expression)
+                if title in MAY_BE_EMPTY:
+                    await query(client, expression)
+                else:  # a scrape that took too long leaves a gap
+                    await until_scraped(client, expression)
             groups = (await client.get("/rules")).json()["data"]["groups"]
             rules = [rule for group in groups for rule in group["rules"]]
             assert {rule["health"] for rule in rules} <= {"ok", "unknown"}, rules
