@@ -96,7 +96,7 @@ async def query(client: httpx.AsyncClient, expression: str) -> list[Any]:
 async def until_scraped(client: httpx.AsyncClient, expression: str) -> None:
     try:
         async with asyncio.timeout(60):
-            while not await query(client, expression):
+            while not await query(client, expression):  # noqa: ASYNC110 - it is another process
                 await asyncio.sleep(0.1)
     except TimeoutError as error:
         error.add_note(expression)

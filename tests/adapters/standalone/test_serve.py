@@ -103,10 +103,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_it_serves_what_the_store_has_and_ends_with_0_on_sigterm(start: Start, tmp_path: Path) -> None:
     image = make_layout(tmp_path / "layout", layers=[1000], tags=["registry.example/demo:v1"])
     serving = start("--set=store.kind=oci-layout", f"--set=store.path={image.path}", "--set=resolver.kind=local")
-    digest = httpx.head(f"{serving.url}/v2/registry.example/demo/manifests/v1", timeout=60).headers[
-        "Docker-Content-Digest"
-    ]
-    assert digest == image.target.digest
+    answer = httpx.head(f"{serving.url}/v2/registry.example/demo/manifests/v1", timeout=60)
+    assert answer.headers["Docker-Content-Digest"] == image.target.digest
     assert serving.end() == 0
     assert re.search(
         r"INFO    peili: peili \S+ is up: .*, store oci-layout, router static, resolver local\n", serving.log
