@@ -12,6 +12,7 @@ import pytest
 from tests.support.directories import short_directory
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles
+from peili.adapters.containerd import version as version_module
 from peili.adapters.standalone.cli import main
 from peili.mirror import Limits, Mirror
 from peili.routers.memory import MemoryRouter
@@ -41,6 +42,12 @@ def containerd_of(version: str) -> Generator[Path]:
             yield socket
         finally:
             server.stop(1).wait()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, the thread of the server may answer late."""
+    monkeypatch.setattr(version_module, "_TIMEOUT", 60.0)
 
 
 def written(root: Path) -> str:

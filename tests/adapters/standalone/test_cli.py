@@ -434,7 +434,7 @@ def complete(shell: str, first: str, each: str, lines: Iterable[str] = COMPLETIO
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = [shell, "-c", "\n".join([first, f"\necho '{SEPARATOR}'\n".join(commands)])]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=110, check=True, env={**os.environ, "PATH": path}
+        command, capture_output=True, text=True, timeout=600, check=True, env={**os.environ, "PATH": path}
     )
     assert done.stderr == ""
     return {line: text.strip().splitlines() for line, text in zip(lines, done.stdout.split(SEPARATOR), strict=True)}

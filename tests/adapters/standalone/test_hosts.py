@@ -25,6 +25,7 @@ __all__ = ["start"]
 
 MIRRORED = b'[host."https://m.example"]\n'
 OLD = ("--containerd-version", "1.6.20")
+LONG_TIMEOUTS = ("--set=limits.start_timeout=60", "--set=limits.stop_timeout=60")  # other tests keep the disk busy
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_a_second_serve_that_cannot_start_does_not_touch_the_files_of_the_first(
     door: str, root: Path, start: Start
 ) -> None:
     addresses = {each: f"127.0.0.1:{free_port()}" for each in ("local", "peer")}
-    hosts = ("--set=hosts.apply=true", f'--set=hosts.config_path=["{root}"]', "--set=limits.start_timeout=60")
+    hosts = ("--set=hosts.apply=true", f'--set=hosts.config_path=["{root}"]', *LONG_TIMEOUTS)
     first = start(*hosts, *(f"--set={name}.listen={address}" for name, address in addresses.items()))
     first.wait_for("local door")
     in_force = snapshot(root)
@@ -247,7 +248,7 @@ def test_serve_puts_peili_first_while_it_runs(root: Path, start: Start) -> None:
         "--set=hosts.apply=true",
         f'--set=hosts.config_path=["{root}"]',
         "--set=hosts.registries=['docker.io']",
-        "--set=limits.start_timeout=60",  # other tests keep the disk busy
+        *LONG_TIMEOUTS,
     )
     serving.wait_for("local door")
     written = (root / "docker.io/hosts.toml").read_text()

@@ -27,6 +27,7 @@ COMMAND = [
     "--set=peer.listen=[]",
 ]
 # This does what systemd does between fork and exec: the sockets become 3, 4, …, and LISTEN_PID is set.
+LONG_TIMEOUTS = ("--set=limits.start_timeout=60", "--set=limits.stop_timeout=60")  # other tests keep the disk busy
 LAUNCHER = """\
 import fcntl, os, sys
 numbers, names, *command = sys.argv[1:]
@@ -79,7 +80,7 @@ def test_each_door_is_served_on_the_sockets_of_its_name(tmp_path: Path) -> None:
 
 def test_hosts_toml_names_the_port_of_the_socket_and_not_the_configured_one(tmp_path: Path) -> None:
     root = tmp_path / "certs.d"
-    hosts = [f'--set=hosts.config_path=["{root}"]', "--set=hosts.apply=true", "--set=limits.start_timeout=60"]
+    hosts = [f'--set=hosts.config_path=["{root}"]', "--set=hosts.apply=true", *LONG_TIMEOUTS]
     command = [*COMMAND, "--set=local.listen=127.0.0.1:5050", *hosts]
     with closing(listener()) as local, launched(tmp_path, [local.fileno()], "local", command) as process:
         wait_for(lambda: "is up" in process.output(), "peili is up")
@@ -185,7 +186,7 @@ def test_systemd_socket_activate_starts_it_at_the_first_request(tmp_path: Path) 
         assert "local door" not in process.output()
         assert plain_get(f"{local}/livez", timeout=30).status_code == 200
         assert plain_get(f"{peer}/v2/", timeout=30).headers["peili-id"]
-        assert f"local door {ports[0]}, peer door {ports[1]}" in process.output()
+        wait_for(lambda: f"local door {ports[0]}, peer door {ports[1]}" in process.output(), "it logs that it is up")
         assert process.stop() == 0
     finally:
         process.kill()
