@@ -19,7 +19,10 @@ from peili.mirror.peer_api.peers import IDENTITY_HEADER
 
 
 def test_each_of_many_mirrors_is_a_host(tmp_path: Path) -> None:
-    with empty_peers(tmp_path / "log", 5) as urls, httpx.Client(verify=NO_AUTHORITIES, trust_env=False) as client:
+    with (
+        empty_peers(tmp_path / "log", 5) as urls,
+        httpx.Client(verify=NO_AUTHORITIES, timeout=60, trust_env=False) as client,
+    ):
         answers = [client.head(f"{url}/_router/keys/sha256:{'0' * 64}") for url in urls]
     assert [each.status_code for each in answers] == [404] * 5
     assert len({each.headers[IDENTITY_HEADER] for each in answers}) == 5
@@ -35,5 +38,8 @@ def test_mutual_tls_admits_only_clients_with_a_certificate(tmp_path: Path) -> No
         moved = clients.transfer(Target(port, blob_path(blob), certificate.files()), digest=blob.digest)
         assert moved.size == blob.size
         client_context = ssl.create_default_context(cafile=certificate.ca)
-        with httpx.Client(verify=client_context, trust_env=False) as client, pytest.raises(httpx.TransportError):
+        with (
+            httpx.Client(verify=client_context, timeout=60, trust_env=False) as client,
+            pytest.raises(httpx.TransportError),
+        ):
             client.get(f"https://127.0.0.1:{port}{blob_path(blob)}")
