@@ -32,14 +32,14 @@ SERVICE = ("_peili._tcp SRV 1 1 5051 one", "one A 10.0.0.1")
 def by_name(server: NameServer, **options: Any) -> DnsRouter:
     """Return a router that asks for the addresses of peili.test."""
     return DnsRouter.from_config(
-        {"name": "peili.test", "port": 5051, "servers": server.servers, "min_ttl": 0.1, "timeout": 1, **options}
+        {"name": "peili.test", "port": 5051, "servers": server.servers, "min_ttl": 0.1, "timeout": 20, **options}
     )
 
 
 def by_service(server: NameServer, **options: Any) -> DnsRouter:
     """Return a router that asks for the SRV records of _peili._tcp.test."""
     return DnsRouter.from_config(
-        {"srv": "_peili._tcp.test", "servers": server.servers, "min_ttl": 0.1, "timeout": 1, **options}
+        {"srv": "_peili._tcp.test", "servers": server.servers, "min_ttl": 0.1, "timeout": 20, **options}
     )
 
 
@@ -60,12 +60,13 @@ async def test_each_address_is_a_member_and_changes_are_followed() -> None:
 @needs_nsd
 async def test_an_answer_is_used_until_it_expires(caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
-    async with name_server(*ADDRESSES, ttl=1) as server, entered(router := by_name(server)):
-        await until(router.ready)
+    async with name_server(*ADDRESSES, ttl=1) as server:
         started = loop.time()
-        await server.set("peili A 10.0.0.9")
-        await until(lambda: urls(router) == [("http://10.0.0.9:5051",)])
-        assert loop.time() - started > 0.8, "it was asked for before it expired"
+        async with entered(router := by_name(server)):
+            await until(router.ready)
+            await server.set("peili A 10.0.0.9")
+            await until(lambda: urls(router) == [("http://10.0.0.9:5051",)])
+            assert loop.time() - started > 0.8, "it was asked for before it expired"
     async with name_server(*ADDRESSES, ttl=3600) as server, entered(router := by_name(server, max_ttl=0.2)):
         await until(router.ready)
         await server.set("peili A 10.0.0.9")
@@ -224,7 +225,7 @@ async def test_all_addresses_of_targets_are_found_although_they_do_not_fit(count
 async def test_a_target_in_a_zone_that_does_not_answer_keeps_its_addresses(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with name_server(*SERVICE) as server, entered(router := by_service(server), limits=SOON):
+    async with name_server(*SERVICE) as server, entered(router := by_service(server, timeout=1), limits=SOON):
         await until(router.ready)
         # This server refuses names in other zones.
         await server.set(*SERVICE, "_peili._tcp SRV 2 0 5051 host.elsewhere.")
@@ -252,7 +253,7 @@ async def test_a_target_without_an_address_is_reported(caplog: pytest.LogCapture
 async def test_another_server_is_asked_if_the_first_one_does_not_answer() -> None:
     async with name_server(*ADDRESSES) as server:
         servers = ["127.0.0.1:9", f"[::1]:{server.port}"]
-        async with entered(router := by_name(server, servers=servers, timeout=5)):
+        async with entered(router := by_name(server, servers=servers)):
             await until(router.ready)
             assert len(router.peers()) == 2
 
@@ -287,7 +288,7 @@ async def test_content_is_found_on_the_members() -> None:
 @needs_nsd
 async def test_the_search_list_completes_a_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with name_server(*ADDRESSES) as server:
-        client = DnsClient([("127.0.0.1", server.port)], 2)
+        client = DnsClient([("127.0.0.1", server.port)], 20)
         assert not (await client.addresses("elsewhere.test", "A")).exists
         file = tmp_path / "resolv.conf"
         file.write_text("nameserver 127.0.0.1\nsearch other.test test\n")
@@ -298,10 +299,9 @@ async def test_the_search_list_completes_a_name(tmp_path: Any, monkeypatch: pyte
             return resolver
 
         monkeypatch.setattr(dns.asyncresolver, "Resolver", create)
-        client = DnsClient([], 2)
-        assert (await client.addresses("peili", "A")).addresses == ("10.0.0.1", "10.0.0.2")
+        assert (await DnsClient([], 20).addresses("peili", "A")).addresses == ("10.0.0.1", "10.0.0.2")
         with pytest.raises(QueryFailed):
-            await client.addresses("peili.", "A")
+            await DnsClient([], 2).addresses("peili.", "A")
 
 
 @needs_nsd

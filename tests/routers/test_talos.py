@@ -162,20 +162,25 @@ def test_the_router_is_found_by_name() -> None:
     assert isinstance(Plugins().router("talos", {"file": "/run/members.json"}), TalosRouter)
 
 
+def replace(file: Path, text: str) -> None:
+    """Write a file that the router may be reading."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
 @pytest.mark.anyio
 async def test_a_file_is_followed(tmp_path: Path) -> None:
     file = tmp_path / "members.json"
     router = TalosRouter.from_config({"file": str(file), "interval": INTERVAL, "port": 7})
     async with entered(router):
         assert not router.ready(), "the members are not known yet"
-        file.write_text(printed([member("one", "127.0.0.2", "10.0.0.1")]))
+        replace(file, printed([member("one", "127.0.0.2", "10.0.0.1")]))
         await until(router.ready)
         assert [peer.urls for peer in router.peers()] == [("http://10.0.0.1:7",)]
-        file.write_text(printed([member("one", "10.0.0.1"), member("two", "10.0.0.2")]))
+        replace(file, printed([member("one", "10.0.0.1"), member("two", "10.0.0.2")]))
         await until(lambda: peer_ids(router) == ["one", "two"])
-        other = tmp_path / "new.json"
-        other.write_text(printed([member("two", "10.0.0.2")]))
-        other.replace(file)
+        replace(file, printed([member("two", "10.0.0.2")]))
         await until(lambda: peer_ids(router) == ["two"])
 
 
@@ -188,17 +193,17 @@ async def test_an_error_is_logged_once_and_the_last_members_stay(
 
     file = tmp_path / "members.json"
     router = TalosRouter.from_config({"file": str(file), "interval": INTERVAL})
-    file.write_text(printed([member("one", "10.0.0.1")]))
+    replace(file, printed([member("one", "10.0.0.1")]))
     async with entered(router, limits=Limits(backoff_min=60, backoff_max=60)):
         await until(router.ready)
-        file.write_text("nonsense")
+        replace(file, "nonsense")
         await until(lambda: len(warnings()) == 1)
         reads = 3
         await asyncio.sleep(reads * INTERVAL)  # the file is read again, and nothing is logged
         file.unlink()
         await until(lambda: len(warnings()) == 2)
         assert peer_ids(router) == ["one"]
-        file.write_text(printed([member("two", "10.0.0.2")]))
+        replace(file, printed([member("two", "10.0.0.2")]))
         await until(lambda: peer_ids(router) == ["two"])
     start = f"the members can't be read, the last known ones stay: {file}: "
     assert [line.removeprefix(start) for line in warnings()] == [
