@@ -90,7 +90,7 @@ class NamespaceNode(Node):
         return int(run(self.command(["cat", "/sys/class/net/eth0/statistics/tx_bytes"])))
 
     def delayed_packets(self) -> int:
-        """Return how many packets had to wait since the last `limit_rate`, because the node had reached the rate."""
+        """Return how many packets had to wait since the first `limit_rate`, because the node had reached the rate."""
         [qdisc] = json.loads(run(["tc", "-n", self.name, "-json", "-statistics", "qdisc", "show", "dev", "eth0"]))
         return int(qdisc["overlimits"])
 
