@@ -400,21 +400,26 @@ def test_containerd_uses_the_door_of_an_agent_below_a_path(setup: Setup) -> None
 @pytest.mark.parametrize("setup", each_release(*RELEASE_NAMES), indirect=True)
 def test_a_running_containerd_is_asked_for_its_version(setup: Setup) -> None:
     containerd = setup.puller.containerd
-    running = wait_for(lambda: asyncio.run(running_version(containerd.socket)), "containerd says its version in time")
+    running = version_of(setup.puller)
     assert running == run([containerd.release.program("containerd"), "--version"]).decode().split()[2]
     assert ContainerdVersion.parse(running).major == (1 if containerd.release.name in CONTAINERD_1 else 2)
 
 
 def test_the_installed_containerd_is_asked_for_its_version() -> None:
     installed = wait_for(lambda: asyncio.run(installed_version()), "containerd says its version in time")
-    ContainerdVersion.parse(installed)
+    ContainerdVersion.parse(installed or "")
 
 
 def peili_hosts(action: str, host: Host, *options: str) -> int:
     """Run `peili hosts` for the containerd of `host`, and return the exit status."""
-    version = wait_for(lambda: asyncio.run(running_version(host.containerd.socket)), "containerd says its version")
     command = ["hosts", action, "--config-path", str(host.containerd.hosts), "--mirror", f"http://{host.peili.local}"]
-    return main([*command, "--containerd-version", version, *options])
+    return main([*command, "--containerd-version", version_of(host), *options])
+
+
+def version_of(host: Host) -> str:
+    """Return the version of the host's containerd, which may not say it in time at first."""
+    version = wait_for(lambda: asyncio.run(running_version(host.containerd.socket)), "containerd says its version")
+    return version or ""
 
 
 def blobs_from_upstream(setup: Setup, host: Host, case: Case) -> int:
