@@ -14,15 +14,13 @@ from tests.support.waiting import WAIT
 
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """It trusts nobody, so no https URL can be opened with it: for `verify` of httpx."""
-DEFAULTS = {"timeout": WAIT}
-"""The options of httpx that a test need not give."""
 
 
-def plain_client(**options: Any) -> httpx.AsyncClient:
+def plain_client(*, timeout: float = WAIT, **options: Any) -> httpx.AsyncClient:
     """Return a client with these options of httpx."""
-    return httpx.AsyncClient(verify=NO_AUTHORITIES, **{**DEFAULTS, **options})
+    return httpx.AsyncClient(verify=NO_AUTHORITIES, timeout=timeout, **options)
 
 
-def plain_get(url: str, **options: Any) -> httpx.Response:
+def plain_get(url: str, *, timeout: float = WAIT, **options: Any) -> httpx.Response:
     """Send a request with these options of httpx. This call blocks."""
-    return httpx.get(url, verify=NO_AUTHORITIES, **{**DEFAULTS, **options})
+    return httpx.get(url, verify=NO_AUTHORITIES, timeout=timeout, **options)
