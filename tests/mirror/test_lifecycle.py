@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import httpx
@@ -106,6 +106,8 @@ class Fragile(MemoryStore):
             raise LookupError("out of order")
         if failing and self.when == "entering, cancelled":
             raise asyncio.CancelledError
+        if failing and self.when == "entering, in a group":
+            raise BaseExceptionGroup("out of order", [asyncio.CancelledError(), LookupError()])
         if failing and self.when == "later":
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._fail())
@@ -114,13 +116,15 @@ class Fragile(MemoryStore):
             yield
         if self.when == "leaving":
             raise LookupError("out of order")
+        if self.when == "leaving, in a group":
+            raise BaseExceptionGroup("out of order", [asyncio.CancelledError()])
 
     async def _fail(self) -> None:
         await asyncio.sleep(0.01)
         raise LookupError("out of order")
 
 
-@pytest.mark.parametrize("when", ["entering", "entering, cancelled", "later"])
+@pytest.mark.parametrize("when", ["entering", "entering, cancelled", "entering, in a group", "later"])
 async def test_a_plug_in_that_fails_is_entered_again_and_the_agent_continues(
     when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,8 +139,11 @@ async def test_a_plug_in_that_fails_is_entered_again_and_the_agent_continues(
     assert messages == [f"Fragile failed; entered again in {pause} s" for pause in ("0.01", "0.02")]
 
 
-async def test_a_plug_in_that_fails_on_exit_does_not_affect_the_agent(caplog: pytest.LogCaptureFixture) -> None:
-    store = Fragile("leaving")
+@pytest.mark.parametrize("when", ["leaving", "leaving, in a group"])
+async def test_a_plug_in_that_fails_on_exit_does_not_affect_the_agent(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Fragile(when)
     async with Mirror(store, MemoryRouter(), limits=QUICK):
         pass
     assert [each.getMessage() for each in caplog.records] == ["Fragile failed to exit"]
@@ -389,6 +396,42 @@ async def test_a_router_that_can_not_withdraw_does_not_affect_the_agent(
         await until(lambda: len(router.advertised) == 1)
     messages = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert messages == [line]
+
+
+class Obstinate(Recording):
+    """Ignores that `withdraw` is cancelled, until `go_on` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self.has_ended = asyncio.Event()
+
+    @override
+    async def withdraw(self, keys: Collection[Key]) -> None:
+        while not self.go_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.go_on.wait()
+        self.has_ended.set()
+
+
+async def test_a_router_that_ignores_its_cancellation_does_not_hold_up_the_agent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, router = MemoryStore(), Obstinate()
+    store.add(b"peili")
+    mirror = Mirror(store, router, limits=QUICK)
+
+    async def run() -> None:
+        async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+            await until(lambda: len(router.advertised) == 1)
+
+    agent = asyncio.create_task(run())
+    ended, _ = await asyncio.wait({agent}, timeout=60)
+    router.go_on.set()
+    await agent
+    assert ended
+    assert "Obstinate.withdraw ignores that it was cancelled; not awaited" in caplog.text
+    await router.has_ended.wait()
 
 
 async def test_one_object_may_be_store_and_router_and_need_not_be_hashable() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import aclosing
 
 from peili.mirror.errors import Unavailable
@@ -45,15 +45,31 @@ class Advertiser:
             self._task = self._start(self._task)
 
     async def stop(self) -> None:
-        """Withdraw everything, in up to twice ``limits.stop_timeout`` seconds. Never raises. Idempotent."""
+        """Withdraw everything, in up to twice ``limits.stop_timeout`` seconds. Never raises. Idempotent.
+
+        It takes up to three times as long if the router ignores that it was cancelled.
+        """
         self._is_stopping = True
         self._task.cancel()
         _, late = await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
         if late:
             self._log.warning("the store's watch did not end in time")
+        elif not self._task.cancelled() and (error := self._task.exception()) is not None:
+            self._log.warning("the store's watch failed to end: %r", error)
         keys = self._advertised | self._unsure
         if not keys:
             return
+        withdrawing = asyncio.create_task(self._withdraw(keys))  # its own task: it may ignore its cancellation
+        try:
+            _, late = await asyncio.wait({withdrawing}, timeout=2 * self._limits.stop_timeout)
+        finally:  # also if this is cancelled
+            withdrawing.cancel()
+        if late:
+            self._log.error("%s.withdraw ignores that it was cancelled; not awaited", type(self._router).__name__)
+        self._advertised.clear()
+        self._unsure.clear()
+
+    async def _withdraw(self, keys: Collection[Key]) -> None:
         try:
             await call(
                 lambda: self._router.withdraw(keys),
@@ -66,8 +82,6 @@ class Advertiser:
             pass  # it was logged
         except Unavailable as error:
             self._log.warning("could not withdraw: %s", error)
-        self._advertised.clear()
-        self._unsure.clear()
 
     def _start(self, previous: asyncio.Task[None] | None) -> asyncio.Task[None]:
         return asyncio.create_task(self._run(previous), name="peili advertiser")

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 from peili.mirror.advertiser import Advertiser
 from peili.mirror.peer_api.peers import Peer, UnreachablePeer
+from peili.mirror.plugins.checks import check, plain
 from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.relay import Relay
-from peili.mirror.support.tasks import Backoff, Tasks
+from peili.mirror.support.tasks import Backoff, Tasks, is_own_failure
 from peili.mirror.tls.from_files import refreshing
 from peili.mirror.tls.peer_tls import PeerTLS
 
@@ -70,8 +71,10 @@ class Lifecycle:
         """Return whether `plugin` is entered and reports that it can do its work now."""
         supervisor = self._supervisors.get(id(plugin))
         try:
-            return supervisor is not None and supervisor.is_entered and plugin.ready()
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything, which must not end the host agent
+            return supervisor is not None and supervisor.is_entered and plain(plugin.ready(), _method(plugin, "ready"))
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._log_once(plugin, "whether it is ready", error)
             return False
 
@@ -79,8 +82,10 @@ class Lifecycle:
         """Return the peers that the router knows."""
         router = self._context.router
         try:
-            return tuple(router.peers())
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything, which must not end the host agent
+            return tuple(plain(router.peers(), _method(router, "peers")))
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._log_once(router, "its peers", error)
             return ()
 
@@ -88,8 +93,10 @@ class Lifecycle:
         """Return the peers that the router knows, but that do not answer."""
         router = self._context.router
         try:
-            return tuple(router.unreachable())
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
+            return tuple(plain(router.unreachable(), _method(router, "unreachable")))
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._log_once(router, "its unreachable peers", error)
             return ()
 
@@ -98,7 +105,7 @@ class Lifecycle:
         """The number of keys that are advertised to the router."""
         return self._advertiser.advertised if self._advertiser is not None else 0
 
-    def _log_once(self, plugin: Plugin, what: str, error: Exception) -> None:
+    def _log_once(self, plugin: Plugin, what: str, error: BaseException) -> None:
         """Log, once for each plug-in, that it failed to report its state."""
         if id(plugin) not in self._logged:
             self._logged.add(id(plugin))
@@ -235,20 +242,20 @@ class Supervisor:
                 await asyncio.wait({self._task}, timeout=timeout)
 
     async def _run(self) -> None:
-        current = asyncio.current_task()
         limits, name = self._context.limits, type(self._plugin).__name__
         backoff = Backoff(limits.backoff_min, limits.backoff_max)
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
                 await self._enter()
-            except asyncio.CancelledError:
-                if current is None or current.cancelling():
+            except BaseException as error:
+                is_own = is_own_failure(error)
+                if is_own or isinstance(error, BaseExceptionGroup):
+                    self._context.log.exception("%s %s", name, self._failure(backoff.delay))
+                if isinstance(error, BaseExceptionGroup) and not is_own:
+                    raise asyncio.CancelledError from error  # the plug-in was cancelled, and failed to exit
+                if not is_own:
                     raise
-                # The plug-in raised it: this task was not cancelled.
-                self._context.log.exception("%s %s", name, self._failure(backoff.delay))
-            except Exception:
-                self._context.log.exception("%s %s", name, self._failure(backoff.delay))
             finally:
                 self.is_entered = False
                 self.tried.set()
@@ -259,7 +266,10 @@ class Supervisor:
                 backoff.reset()
 
     async def _enter(self) -> None:
-        async with self._plugin.run(self._context):
+        method = _method(self._plugin, "run")
+        manager = plain(self._plugin.run(self._context), method, "one with @asynccontextmanager and one yield")
+        check(manager, AbstractAsyncContextManager, f"{method} (is @asynccontextmanager missing?) returned")
+        async with manager:
             self.is_entered = True
             if self.tried.is_set() and self._on_reentry is not None:
                 self._on_reentry()
@@ -268,6 +278,10 @@ class Supervisor:
 
     def _failure(self, delay: float) -> str:
         return "failed to exit" if self._stopping.is_set() else f"failed; entered again in {delay:g} s"
+
+
+def _method(plugin: Plugin, name: str) -> str:
+    return f"{type(plugin).__name__}.{name}"
 
 
 async def _wait_tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:

@@ -44,7 +44,7 @@ from peili.mirror.rights.gate import Gate
 from peili.mirror.rights.policy import PullRights
 from peili.mirror.status import StatusParts
 from peili.mirror.support.log_lines import LineLogger
-from peili.mirror.support.tasks import Tasks
+from peili.mirror.support.tasks import Tasks, is_own_failure
 from peili.mirror.support.threads import call_on
 from peili.mirror.tls.peer_tls import PeerTLS
 from peili.mirror.upstream.api_roots import RootFinder, default_roots, trusting
@@ -270,7 +270,9 @@ class Mirror:
         for part in (*self._plugins.values(), *self._extensions):
             try:
                 part.reload()
-            except Exception:  # a plug-in may raise anything
+            except BaseException as error:
+                if not is_own_failure(error):
+                    raise
                 self.log.exception("%s failed to reload", type(part).__name__)
 
     async def drain(self, timeout: float) -> None:
@@ -410,8 +412,9 @@ class Mirror:
     async def __aexit__(self, *exc_info: object) -> None:
         """Withdraw what was advertised, wait for the leases that are being released, and exit the plug-ins.
 
-        Each step takes at most ``limits.stop_timeout`` seconds. Afterwards the mirror has no task, thread or socket,
-        with one exception: a DNS lookup that hangs keeps its thread until the system gives up. Never raises.
+        Each step takes at most ``limits.stop_timeout`` seconds, and twice as long if a plug-in ignores its cancellation.
+        Afterwards the mirror has no task, thread or socket, with two exceptions: a DNS lookup that hangs keeps its
+        thread until the system gives up, and such a plug-in keeps its task. Never raises.
         """
         lifecycle, self._lifecycle = self._lifecycle, None
         if lifecycle is not None:

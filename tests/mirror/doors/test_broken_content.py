@@ -34,13 +34,19 @@ DATA = random.Random(7).randbytes(3 << 20)
 GOOD = 1 << 20
 """Bytes that are read before the failure."""
 PATH = f"/v2/registry.example/demo/blobs/{Digest.of(DATA)}"
-FOREIGN = (ConnectionResetError("of the store's"), TimeoutError("of the store's"), LookupError("of the store's"))
+FOREIGN = (
+    ConnectionResetError("of the store's"),
+    TimeoutError("of the store's"),
+    LookupError("of the store's"),
+    asyncio.CancelledError("of the store's, which nobody has cancelled"),
+    BaseExceptionGroup("of the store's", [asyncio.CancelledError()]),
+)
 
 
 class Breaking(Content):
     """Content that hangs or raises `outcome` after `GOOD` bytes, or when it is closed."""
 
-    def __init__(self, outcome: Exception | None, *, closing: bool = False) -> None:
+    def __init__(self, outcome: BaseException | None, *, closing: bool = False) -> None:
         self.size = self.available = len(DATA)
         self.complete = True
         self.closed = False
@@ -72,7 +78,7 @@ class Breaking(Content):
 class BreakingStore(MemoryStore):
     """A store that opens `content`, or raises it if it is an exception."""
 
-    def __init__(self, content: Breaking | Exception) -> None:
+    def __init__(self, content: Breaking | BaseException) -> None:
         super().__init__()
         self._content = content
 
@@ -82,7 +88,7 @@ class BreakingStore(MemoryStore):
 
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
-        if isinstance(self._content, Exception):
+        if isinstance(self._content, BaseException):
             raise self._content
         return self._content
 
@@ -122,7 +128,7 @@ def limited(mirror: Mirror) -> dict[str, float]:
 
 @pytest.mark.parametrize("outcome", FOREIGN, ids=lambda each: type(each).__name__)
 async def test_an_error_of_the_store_is_not_a_client_disconnect(
-    server_kind: ServerKind, outcome: Exception, caplog: pytest.LogCaptureFixture
+    server_kind: ServerKind, outcome: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "peili")
     content = Breaking(outcome)
@@ -234,7 +240,7 @@ async def test_an_error_of_aclose_does_not_harm_the_response(
 @pytest.mark.parametrize("server_kind", SERVER_KINDS[:1], ids=str)
 @pytest.mark.parametrize("outcome", FOREIGN, ids=lambda each: type(each).__name__)
 async def test_if_open_fails_the_content_comes_from_peers(
-    server_kind: ServerKind, outcome: Exception, caplog: pytest.LogCaptureFixture
+    server_kind: ServerKind, outcome: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     network, store = MemoryNetwork(), MemoryStore()
     store.add(DATA)
@@ -255,3 +261,82 @@ async def test_if_open_fails_the_content_comes_from_peers(
             assert (await peer.get(PATH)).status_code == 503
         assert caplog.text.count(f"{Digest.of(DATA)}: the store failed") == 2
         assert limited(mirror) == {}
+
+
+class Miscounting(Breaking):
+    """Content whose reads return `outcome` once `good` bytes were read."""
+
+    def __init__(self, outcome: object, good: int) -> None:
+        super().__init__(None)
+        self._returned = outcome
+        self._good = good
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        if offset < self._good:
+            count = min(len(buffer), self._good - offset)
+            buffer[:count] = DATA[offset : offset + count]
+            return count
+        returned: Any = self._returned
+        return returned
+
+
+@pytest.mark.parametrize("server_kind", SERVER_KINDS[:1], ids=str)
+@pytest.mark.parametrize("good", [0, GOOD])
+@pytest.mark.parametrize("outcome", [-5, 1 << 40, None, b"the bytes"], ids=str)
+async def test_a_wrong_count_of_bytes_neither_shifts_the_body_nor_stops_the_loop(
+    server_kind: ServerKind, outcome: object, good: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(BreakingStore(Miscounting(outcome, good)), MemoryRouter())
+    async with mirror, server_kind.serve(mirror) as (address, _):
+        if good:
+            assert await cut(address, PATH) == DATA[:good]
+        else:
+            async with plain_client(trust_env=False, timeout=20) as client:
+                assert (await client.get(f"http://{address}{PATH}")).status_code == 404
+    assert f"Miscounting.readinto returned {outcome!r}" in caplog.text
+
+
+class Misfiled(Breaking):
+    """Content whose file descriptor is wrong."""
+
+    def __init__(self, outcome: object) -> None:
+        super().__init__(LookupError(), closing=True)
+        self._returned = outcome
+
+    @override
+    def fileno(self) -> int | None:
+        if isinstance(self._returned, BaseException):
+            raise self._returned
+        returned: Any = self._returned
+        return returned
+
+    @override
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("server_kind", SERVER_KINDS, ids=str)
+@pytest.mark.parametrize("outcome", [-1, "3", LookupError("a bug"), asyncio.CancelledError()], ids=repr)
+async def test_content_with_a_wrong_file_descriptor_is_read_instead(
+    server_kind: ServerKind, outcome: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(BreakingStore(Misfiled(outcome)), MemoryRouter())
+    async with mirror, server_kind.serve(mirror) as (address, _), plain_client(trust_env=False, timeout=20) as client:
+        assert (await client.get(f"http://{address}{PATH}")).content == DATA
+    assert caplog.text.count(f"{Digest.of(DATA)}: the store's fileno failed") == 1
+
+
+@pytest.mark.parametrize("server_kind", SERVER_KINDS[:1], ids=str)
+async def test_content_whose_descriptor_is_a_pipe_is_read_instead(
+    server_kind: ServerKind, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends = os.pipe()
+    try:
+        mirror = Mirror(BreakingStore(Misfiled(ends[0])), MemoryRouter())
+        async with mirror, server_kind.serve(mirror) as (address, _), plain_client(trust_env=False) as client:
+            assert (await client.get(f"http://{address}{PATH}")).content == DATA
+        assert f"Misfiled.fileno returned {ends[0]}, which is not a regular file" in caplog.text
+    finally:
+        for each in ends:
+            os.close(each)

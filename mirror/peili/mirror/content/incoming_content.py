@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from peili.mirror.content.incoming import Incoming
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable
-from peili.mirror.plugins.content import Content
+from peili.mirror.plugins.content import Content, read_into
 
 _POLL_INTERVAL = 0.02
 """Seconds between two looks for content that the store does not show yet."""
@@ -77,7 +77,7 @@ class IncomingContent(Content):
             stored = await self._open_missed(offset)
             if stored.available > offset:
                 await self._check_right()
-                return await stored.readinto(offset, buffer)
+                return await read_into(stored, offset, buffer)
             await self._wait_for_stored(stored, offset)
         return 0
 

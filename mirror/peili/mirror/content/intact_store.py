@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +13,7 @@ from typing_extensions import override
 from peili.mirror.content.wrapped_store import WrappedStore
 from peili.mirror.errors import NotFound
 from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.plugins.checks import check
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.newest import put_newest
@@ -72,7 +73,7 @@ class IntactStore(WrappedStore):
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
         told: set[Digest] = set()  # damaged content of which the watcher knows that it is gone
-        reading: asyncio.Future[Sequence[StoreEvent] | None] | None = None
+        reading: asyncio.Future[Sequence[StoreEvent]] | None = None
         async with aclosing(super().watch()) as batches:
             try:
                 while True:
@@ -82,19 +83,31 @@ class IntactStore(WrappedStore):
                         told |= new
                         yield [Gone(digest) for digest in new]
                         continue
-                    reading = reading or asyncio.ensure_future(anext(batches, None))
+                    reading = reading or asyncio.ensure_future(anext(batches))
                     await _wait_for_either(reading, changed)
                     if not reading.done():
                         continue
-                    batch, reading = reading.result(), None
-                    if batch is None:
-                        return
+                    batch, reading = self._checked_batch(reading), None
                     if events := [each for each in batch if self._is_shown(each)]:
                         yield events
             finally:
                 if reading is not None:
                     reading.cancel()
                     await asyncio.wait([reading])
+                    if not reading.cancelled():
+                        reading.exception()  # marks it as retrieved: nobody reads this watch any more
+
+    def _checked_batch(self, reading: asyncio.Future[Sequence[StoreEvent]]) -> Sequence[StoreEvent]:
+        """Return what the store's watch has yielded. Its errors are raised."""
+        try:
+            batch = reading.result()
+        except StopAsyncIteration as end:
+            raise RuntimeError(f"{self.name}.watch has ended, which it must never do") from end
+        said = f"{self.name}.watch yielded"
+        check(batch, Collection, said)
+        for each in batch:
+            check(each, StoreEvent, f"{said} in a batch")
+        return batch
 
     def _is_shown(self, event: StoreEvent) -> bool:
         """Return whether a watcher gets `event`. Content that the store has lost, or gets anew, is not damaged now."""
@@ -106,7 +119,7 @@ class IntactStore(WrappedStore):
         return True
 
 
-async def _wait_for_either(reading: asyncio.Future[Sequence[StoreEvent] | None], changed: asyncio.Event) -> None:
+async def _wait_for_either(reading: asyncio.Future[Sequence[StoreEvent]], changed: asyncio.Event) -> None:
     change = asyncio.ensure_future(changed.wait())
     waiting: list[asyncio.Future[Any]] = [reading, change]
     try:

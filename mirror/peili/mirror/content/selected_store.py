@@ -18,6 +18,7 @@ from peili.mirror.oci.selection import Selection
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, read_whole
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.expiring import Expiring
+from peili.mirror.support.tasks import is_own_failure
 
 _TTL = 1.0
 """Seconds for which the list of images is used."""
@@ -149,7 +150,9 @@ class SelectedStore(WrappedStore):
                 return all_children_of(await read_whole(content, MAX_MANIFEST))
         except (NotFound, Aborted, ValueError):
             return None
-        except Exception as error:
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._log.debug("%s can't be read, so what it refers to is not known: %r", digest, error)
             unread.add(digest)
             if len(unread) > _MOST_UNREAD:

@@ -17,6 +17,7 @@ from peili.mirror.peer_api.peers import IDENTITY_HEADER
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import wrap_send
+from peili.mirror.support.tasks import is_own_failure
 from peili.mirror.tls.identities import PEER_IDENTITY
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | str | Awaitable[bool | str]]
@@ -140,7 +141,9 @@ class AccessCheck:
             decision = self._auth(connection)
             if not inspect.isawaitable(decision):
                 return _decision(decision)
-        except Exception:  # `auth` is third-party code; if it fails, access is denied
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._context.log.exception("the access check failed")
             return None
         try:

@@ -36,6 +36,7 @@ from peili.mirror.oci.requests import (
 )
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import is_client_gone
+from peili.mirror.support.tasks import is_own_failure
 
 _NO_NAMESPACE = frozenset({None, "", "*"})
 """Values that clients send as the registry if they name none."""
@@ -148,7 +149,9 @@ class Door(ABC):
             self.context.log.warning("%s: response cut off: %s", target.name, error)
         except HTTPError:
             raise  # a decision of the door, not an error of a plug-in
-        except Exception as error:  # a plug-in may raise anything; that must not make a pull worse
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             if response.has_started and isinstance(error, OSError):
                 raise  # usually from sending: the client has disconnected
             self.context.log.exception("%s: a plug-in failed", target.name)

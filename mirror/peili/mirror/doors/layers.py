@@ -30,6 +30,7 @@ from peili.mirror.metrics.counters import LOCAL, PEER, Metrics
 from peili.mirror.metrics.spans import Spans
 from peili.mirror.plugins.interfaces import Context, Router
 from peili.mirror.plugins.resolver import Resolver
+from peili.mirror.support.tasks import is_own_failure
 
 
 class Layers:
@@ -99,7 +100,9 @@ class Layers:
         """Return the routes of the router or of the resolver, below `path`; none if it fails."""
         try:
             routes = list(plugin.routes())
-        except Exception:  # a plug-in may raise anything, which must not end the host agent
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._context.log.exception("%s failed to return its routes", type(plugin).__name__)
             routes = []
         return routing.Mount(path, PluginRouteMiddleware(ExceptionMiddleware(routing.Router(routes)), self._context))

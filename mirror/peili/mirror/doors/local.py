@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from starlette.types import Scope
 from typing_extensions import override
@@ -28,8 +28,9 @@ from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import OCI_INDEX, OCTET_STREAM, Descriptor, Digest
 from peili.mirror.oci.requests import NAME_UNKNOWN, UNAUTHORIZED, Endpoint, HTTPError, Requester, Target, parse_query
 from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.checks import answer
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.plugins.resolver import Resolver
+from peili.mirror.plugins.resolver import Listed, Resolution, Resolver
 from peili.mirror.relay.relay import FetchesInVain, Relay
 from peili.mirror.relay.transfer import Transfer
 from peili.mirror.rights.gate import Gate
@@ -115,7 +116,7 @@ class LocalDoor(Door):
         find = partial(
             self._resolver.tags_for, target.registry, target.repository, stored, self._requester(target, response)
         )
-        listing = await self._ask_resolver(find, target, response)
+        listing = await self._ask_resolver("tags_for", find, Listed, target, response)
         if listing is None:
             return ()
         _warn(response, listing.warning)
@@ -128,7 +129,7 @@ class LocalDoor(Door):
             raise HTTPError(404, NAME_UNKNOWN, f"the registry of {target.name} is unknown; name it with ?ns=")
         digest, requester = target.digest, self._requester(target, response)
         find = partial(self._resolver.referrers_for, target.registry, target.repository, digest, requester)
-        listing = await self._ask_resolver(find, target, response)
+        listing = await self._ask_resolver("referrers_for", find, Listed, target, response)
         if listing is None:
             raise HTTPError(404, NAME_UNKNOWN, f"the referrers of {target.name} are known upstream")
         _warn(response, listing.warning)
@@ -147,16 +148,30 @@ class LocalDoor(Door):
         return Requester(authorization)
 
     async def _ask_resolver(
-        self, ask: Callable[[], Awaitable[_T]], target: Target, response: ResponseWriter
+        self,
+        method: str,
+        ask: Callable[[], Awaitable[_T | None]],
+        kind: type[Any],
+        target: Target,
+        response: ResponseWriter,
     ) -> _T | None:
-        """Return what the resolver answers; None if it can't. Raises HTTPError 401 if the registry demands rights."""
+        """Return what the resolver answers, a `kind`; None if it can't.
+
+        Raises HTTPError 401 if the registry demands rights.
+        """
         if _is_from_peili(response):
             text = "%s: a peili asks this door as if it were a registry; leave this door out of [upstream]"
             self.context.log.warning(text, target.name)
             return None
         allowed = (NotFound, Unavailable, AuthorizationRequired)
         try:
-            return await call(ask, self.context, "the resolver", about=target.name, allowed=allowed)
+            return await call(
+                lambda: answer(ask(), kind, f"{type(self._resolver).__name__}.{method}", optional=True),
+                self.context,
+                "the resolver",
+                about=target.name,
+                allowed=allowed,
+            )
         except AuthorizationRequired as error:
             if self._gate is not None:
                 self._gate.check_scheme(target, error.challenge)
@@ -173,7 +188,7 @@ class LocalDoor(Door):
         resolve = partial(self._resolver.resolve_for, reference, self._requester(target, response))
         unknown = NotFound(f"{target.name} is resolved upstream")
         try:
-            resolution = await self._ask_resolver(resolve, target, response)
+            resolution = await self._ask_resolver("resolve_for", resolve, Resolution, target, response)
         except NotFound as error:
             resolution, unknown = None, error
         if resolution is None:

@@ -17,6 +17,7 @@ from peili.mirror.metrics.spans import Spans
 from peili.mirror.oci.requests import LIMIT_OF_STATUS, HTTPError, check_head
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import CountingSocketWriter, SocketSend, get_socket_writer
+from peili.mirror.support.tasks import is_own_failure
 
 ROUTER_PATH = "/_router"
 """Requests to the peer door below this path go to the router's routes. No repository name begins with an underscore."""
@@ -132,7 +133,9 @@ class PluginRouteMiddleware:
             if error.status in LIMIT_OF_STATUS:
                 self._limited(LIMIT_OF_STATUS[error.status])
             await ResponseWriter(scope, send, self._limits.reader_timeout).error(error)
-        except Exception:  # noqa: BLE001 - the routes are third-party code
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._log.exception("a plug-in failed at %s", scope["path"])
             if not has_started:
                 await PlainTextResponse("a plug-in failed\n", status_code=503)(scope, receive, send)

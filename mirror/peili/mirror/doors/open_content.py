@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -14,10 +16,10 @@ from peili.mirror.limits import KIB
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.calls import call
-from peili.mirror.plugins.content import Content
+from peili.mirror.plugins.content import Content, read_into
 from peili.mirror.plugins.interfaces import Context, Store
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import Tasks
+from peili.mirror.support.tasks import Tasks, is_own_failure
 
 _SHORT = 64 * KIB
 """Up to this number of bytes, all are read before the response starts. If that fails, another response is possible."""
@@ -44,6 +46,7 @@ class OpenContent:
         self._content = content
         self._digest = digest
         self._context = context
+        self._is_no_file = False
 
     @property
     def size(self) -> int | None:
@@ -61,8 +64,20 @@ class OpenContent:
         return self._content.complete
 
     def fileno(self) -> int | None:
-        """Return the file descriptor of the content, if it has one."""
-        return self._content.fileno()
+        """Return the descriptor of the regular file that the content is in. None if there is none, or if it is wrong.
+
+        Then the bytes are read instead: a response must not be cut off because the kernel can't send a file.
+        """
+        if self._is_no_file:
+            return None
+        try:
+            return _regular_file(self._content)
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
+            self._is_no_file = True
+            self._context.log.exception("%s: the store's fileno failed", self._digest)
+            return None
 
     async def readinto(self, offset: int, buffer: memoryview) -> int:
         """Read as `Content.readinto` does.
@@ -71,7 +86,7 @@ class OpenContent:
             Aborted: The content will never be whole.
             Unavailable: The read took too long, or the store raised an unexpected error.
         """
-        read = partial(self._content.readinto, offset, buffer)
+        read = partial(read_into, self._content, offset, buffer)
         return await self._call(read, f"the store's read at byte {offset}")
 
     async def wait(self, past: int) -> int:
@@ -88,7 +103,9 @@ class OpenContent:
                 available = await self._content.wait(past)
         except PeiliError:
             raise
-        except Exception as error:  # a plug-in may raise anything
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             if not silence.expired():
                 self._context.log.exception("%s: the store's wait failed", self._digest)
                 raise StoreUnavailable("the store's wait failed") from error
@@ -162,7 +179,9 @@ class ContentOpener:
             return opening.result()
         except PeiliError:
             raise
-        except (Exception, asyncio.CancelledError) as error:  # the store may cancel its own task
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._context.log.exception("%s: the store failed", digest)
             raise StoreUnavailable("the store failed") from error
 
@@ -182,6 +201,13 @@ async def _open(store: Store, digest: Digest, span: Span | None) -> _Opened:
     return content, first
 
 
+def _regular_file(content: Content) -> int | None:
+    fd = content.fileno()
+    if fd is not None and not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise ValueError(f"{type(content).__name__}.fileno returned {fd}, which is not a regular file")
+    return fd
+
+
 def _check_cancelled() -> None:
     """Raise CancelledError if the store ignored it. Nobody else would close the content."""
     if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -192,7 +218,7 @@ async def _read_first(content: Content, span: Span) -> bytes:
     first, count = bytearray(span.length if span.length <= _SHORT else 1), 0
     try:
         while count < len(first):
-            read_count = await content.readinto(span.start + count, memoryview(first)[count:])
+            read_count = await read_into(content, span.start + count, memoryview(first)[count:])
             if not read_count:
                 raise NotFound("the content is no longer available")
             count += read_count

@@ -37,7 +37,7 @@ from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.acquiring import Feed, Upstream, Wait, Want
 from peili.mirror.plugins.content import StoreEvent
 from peili.mirror.plugins.interfaces import Context, Router, running_already
-from peili.mirror.support.tasks import Backoff, Tasks, is_cancelled
+from peili.mirror.support.tasks import Backoff, Tasks, is_own_failure
 from peili.mirror.tls.identities import has_proven_itself
 
 _FAILED_SILENTLY = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
@@ -73,8 +73,8 @@ class Membership:
                 async with aclosing(members()) as sets:
                     async for peers in sets:
                         self.health.update(peers)
-            except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
-                if is_cancelled(error):  # this task was cancelled; `members` may also raise CancelledError itself
+            except BaseException as error:
+                if not is_own_failure(error):  # this task was cancelled; `members` may also raise CancelledError itself
                     raise
                 if not is_logged:
                     self.context.log.warning("the members can't be read, the last known ones stay: %r", error)

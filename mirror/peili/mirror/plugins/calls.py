@@ -1,11 +1,10 @@
 """Calls a plug-in in bounded time, and translates errors that its interface does not allow.
 
-A CancelledError is passed on only if the caller was cancelled. A plug-in may raise one itself; see `is_cancelled`.
+A CancelledError is passed on only if the caller was cancelled. A plug-in may raise one itself; see `is_own_failure`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -14,7 +13,7 @@ from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import is_cancelled
+from peili.mirror.support.tasks import is_own_failure
 
 _T = TypeVar("_T")
 
@@ -51,8 +50,8 @@ async def call(
     try:
         async with deadline:
             return await function()
-    except (Exception, asyncio.CancelledError) as error:
-        if is_cancelled(error):
+    except BaseException as error:
+        if not is_own_failure(error):
             raise
         subject = name if about is None else f"{about}: {name}"
         if deadline.expired():
@@ -81,6 +80,8 @@ def shows_in_flight(context: Context) -> bool:
     """Return whether the store shows what the runtime receives; see `Store.shows_in_flight`. False if it fails."""
     try:
         return bool(context.store.shows_in_flight())
-    except Exception:  # a plug-in may raise anything
-        context.log.exception("%s.shows_in_flight failed", type(context.store).__name__)
+    except BaseException as error:
+        if not is_own_failure(error):
+            raise
+        context.log.exception("the store's shows_in_flight failed")
         return False

@@ -8,6 +8,7 @@ from typing import Self
 
 from peili.mirror.errors import Aborted
 from peili.mirror.oci.references import Digest, Key
+from peili.mirror.plugins.checks import check
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,25 @@ class Content(ABC):
         await self.aclose()
 
 
+async def read_into(content: Content, offset: int, buffer: memoryview) -> int:
+    """Read as `Content.readinto` does. The content is that of a plug-in, so what it returns is checked.
+
+    A wrong count would shift the bytes of a response, or make a loop endless.
+
+    Raises:
+        ValueError: `readinto` returned a number below zero, or more than `buffer` takes.
+        TypeError: It returned no number.
+        Aborted: The content was lost or replaced.
+        StoreUnavailable: The store's backend does not answer.
+    """
+    count = await content.readinto(offset, buffer)
+    check(count, int, f"{type(content).__name__}.readinto returned")
+    if not 0 <= count <= len(buffer):
+        name = f"{type(content).__name__}.readinto"
+        raise ValueError(f"{name} returned {count}, which is not from 0 to {len(buffer)}, the size of the buffer")
+    return count
+
+
 async def read_whole(content: Content, most: int) -> bytes:
     """Return all bytes of content that is whole and small, such as a manifest.
 
@@ -134,7 +154,7 @@ async def read_whole(content: Content, most: int) -> bytes:
         raise ValueError(f"it has more than {most >> 20} MiB")
     data, count = bytearray(size), 0
     while count < size:
-        read = await content.readinto(count, memoryview(data)[count:])
+        read = await read_into(content, count, memoryview(data)[count:])
         if not read:
             raise Aborted(f"it ended after {count} bytes")
         count += read

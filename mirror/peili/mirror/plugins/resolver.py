@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from peili.mirror.errors import Unavailable
 from peili.mirror.oci.references import Descriptor, Digest, Reference
 from peili.mirror.oci.requests import Requester
+from peili.mirror.plugins.checks import answer
 from peili.mirror.plugins.interfaces import Plugin
 
 _Item = TypeVar("_Item")
@@ -107,7 +108,7 @@ class Resolver(Plugin):
             AuthorizationRequired: The registry wants to know who asks.
             Unavailable: The resolver can't answer now. This counts as None.
         """
-        descriptor = await self.resolve(reference)
+        descriptor = await answer(self.resolve(reference), Descriptor, f"{type(self).__name__}.resolve", optional=True)
         return None if descriptor is None else Resolution(descriptor)
 
     def routes(self) -> Sequence[BaseRoute]:

@@ -14,11 +14,12 @@ from peili.mirror.limits import MIB
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.calls import call
-from peili.mirror.plugins.content import Content
+from peili.mirror.plugins.content import Content, read_into
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.relay.state import RelayState, TransferRequest
 from peili.mirror.relay.verify import Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import is_own_failure
 
 _NOT_READ_BACK = "%s: relayed unverified: the bytes that the runtime has can't be read back%s"
 
@@ -41,7 +42,9 @@ async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int
             return content.size
     except (NotFound, Aborted, Unavailable):
         return None
-    except Exception:  # a plug-in may raise anything
+    except BaseException as error:
+        if not is_own_failure(error):
+            raise
         if bound.expired():
             state.metrics.limited.add("first_byte_timeout")
         else:
@@ -70,8 +73,10 @@ async def may_resume(state: RelayState, digest: Digest, first: int) -> bool:
             return content.available >= first
     except (NotFound, Aborted):
         return False
-    except Exception:  # noqa: BLE001 - a plug-in may raise anything; `create_verifier` logs it
-        return True
+    except BaseException as error:
+        if not is_own_failure(error):
+            raise
+        return True  # `create_verifier` logs it
 
 
 async def create_verifier(
@@ -108,7 +113,9 @@ async def create_verifier(
             if await read_back(verifier, digest, span.start, state.context.store):
                 return verifier
         state.log.info(_NOT_READ_BACK, digest, f", from byte {span.start} on")
-    except Exception:  # a plug-in may raise anything
+    except BaseException as error:
+        if not is_own_failure(error):
+            raise
         if bound.expired():
             state.metrics.limited.add("wait_timeout")
             state.log.warning(_NOT_READ_BACK, digest, " in time")
@@ -160,7 +167,7 @@ async def seed_from(content: Content, verifier: Verifier, stop: int) -> bool:
     buffer = memoryview(bytearray(MIB))
     done = 0
     while done < stop:
-        count = await content.readinto(done, buffer[: min(MIB, stop - done)])
+        count = await read_into(content, done, buffer[: min(MIB, stop - done)])
         if count == 0:
             return False
         await asyncio.to_thread(verifier.seed, buffer[:count])

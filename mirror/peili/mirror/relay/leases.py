@@ -16,7 +16,7 @@ from peili.mirror.peer_api.peers import Holder
 from peili.mirror.plugins.acquiring import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.tasks import Tasks, is_cancelled
+from peili.mirror.support.tasks import Tasks, is_own_failure
 
 _T = TypeVar("_T")
 
@@ -155,8 +155,8 @@ class TransferLease:
         """Return when the router has a better answer. If the lease raises an error, never return."""
         try:
             await self._lease.superseded()
-        except (Exception, asyncio.CancelledError) as error:  # from a plug-in
-            if is_cancelled(error):
+        except BaseException as error:  # from a plug-in
+            if not is_own_failure(error):
                 raise
             self._context.log.exception("%s: the router's lease failed to wait", self._digest)
             await asyncio.get_running_loop().create_future()
@@ -208,7 +208,9 @@ class TransferLease:
             return
         try:
             report(news)
-        except Exception:
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             self._takes_reports = False
             self._context.log.exception("%s: the router's lease failed to take progress", self._digest)
 

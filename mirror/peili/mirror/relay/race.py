@@ -13,7 +13,7 @@ from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.scores import HEALTHY, MUCH_FASTER, RESTING, UNPROVEN, HolderScores
 from peili.mirror.relay.source import Source
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import is_cancelled
+from peili.mirror.support.tasks import is_own_failure
 
 _MAX_AT_ONCE = 16
 """The number of holders that are asked at the same time."""
@@ -134,8 +134,8 @@ class Candidates:
                     return True
         except StopAsyncIteration:
             pass
-        except (Exception, asyncio.CancelledError) as error:  # from the router; the holders found so far are good
-            if is_cancelled(error):
+        except BaseException as error:  # from the router; the holders found so far are good
+            if not is_own_failure(error):
                 raise
             self._log.info("the router's lookup found no further holders: %r", error)
         return False
@@ -148,8 +148,8 @@ class Candidates:
         try:
             async with Deadline(self._timeout):
                 await found.aclose()
-        except (Exception, asyncio.CancelledError) as error:  # from the router; it does not affect the winner
-            if is_cancelled(error):
+        except BaseException as error:  # from the router; it does not affect the winner
+            if not is_own_failure(error):
                 raise
             self._log.info("the router's lookup of further holders did not close: %r", error)
 

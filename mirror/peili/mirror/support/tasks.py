@@ -80,6 +80,23 @@ def is_cancelled(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+def is_own_failure(error: BaseException) -> bool:
+    """Return whether code of others, such as a plug-in, has failed by itself with `error`, so that the caller goes on.
+
+    It may raise anything: also a CancelledError although nobody has cancelled it, or a BaseExceptionGroup. False means
+    that the caller must end, too: its task was cancelled, its generator is being closed, or the process ends.
+    """
+    if isinstance(error, Exception):
+        return True
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs, so nothing is cancelled
+        return True
+    return task is None or not task.cancelling()
+
+
 class Broadcast:
     """Notifies all waiting tasks of a change. Used on one event loop.
 
@@ -157,8 +174,8 @@ async def keep_running(
     while True:
         try:
             await work(backoff)
-        except (Exception, asyncio.CancelledError) as error:
-            if is_cancelled(error):
+        except BaseException as error:
+            if not is_own_failure(error):
                 raise
             failed(error)
         await backoff.sleep()

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from peili.mirror.errors import ConfigError
+from peili.mirror.support.tasks import is_own_failure
 
 _T = TypeVar("_T")
 
 _REFRESH_INTERVAL = 1.0
 _PAUSE = 60.0
 """Seconds after an error of a third-party `refresh`."""
+_STOP_TIMEOUT = 5.0
+"""Seconds for which a `refresh` that was cancelled is awaited."""
 
 
 class Refreshed(Protocol):
@@ -37,7 +40,9 @@ async def refreshing(refreshed: Refreshed | None, log: logging.Logger) -> AsyncG
         yield
     finally:
         task.cancel()
-        await asyncio.wait([task])
+        _, late = await asyncio.wait([task], timeout=_STOP_TIMEOUT)  # a subclass may ignore the cancellation
+        if late:
+            log.error("%s.refresh ignores that it was cancelled; not awaited", type(refreshed).__name__)
 
 
 async def _refresh_forever(refreshed: Refreshed, log: logging.Logger) -> None:
@@ -45,7 +50,9 @@ async def _refresh_forever(refreshed: Refreshed, log: logging.Logger) -> None:
         await asyncio.sleep(_REFRESH_INTERVAL)
         try:
             await refreshed.refresh()
-        except Exception:  # a subclass is third-party code
+        except BaseException as error:  # a subclass is third-party code
+            if not is_own_failure(error):
+                raise
             log.exception("%s failed to refresh its certificates", type(refreshed).__name__)
             await asyncio.sleep(_PAUSE)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 
+from peili.mirror.support.tasks import is_own_failure
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream.api_roots import ApiRoot, RootFinder
 from peili.mirror.upstream.challenges import Challenge
@@ -142,6 +143,8 @@ class KnownRegistries:
         """Return where the API of `registry` is; nothing if that can't be found out, which is logged."""
         try:
             return await self.get(registry).roots(self._find_roots, registry.lower(), self._threads)
-        except Exception:  # noqa: BLE001 - a function of the host agent, which may raise anything
+        except BaseException as error:  # a function of the host agent, which may raise anything
+            if not is_own_failure(error):
+                raise
             self._log.exception("%s: where its API is could not be found out", registry)
             return ()
