@@ -412,7 +412,7 @@ class Mirror:
     async def __aexit__(self, *exc_info: object) -> None:
         """Withdraw what was advertised, wait for the leases that are being released, and exit the plug-ins.
 
-        Each step takes at most ``limits.stop_timeout`` seconds, and twice as long if a plug-in ignores its cancellation.
+        Each step takes at most ``limits.stop_timeout`` seconds, and twice that if a plug-in ignores its cancellation.
         Afterwards the mirror has no task, thread or socket, with two exceptions: a DNS lookup that hangs keeps its
         thread until the system gives up, and such a plug-in keeps its task. Never raises.
         """
