@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -277,8 +277,7 @@ class Miscounting(Breaking):
             count = min(len(buffer), self._good - offset)
             buffer[:count] = DATA[offset : offset + count]
             return count
-        returned: Any = self._returned
-        return returned
+        return cast("int", self._returned)
 
 
 @pytest.mark.parametrize("server_kind", SERVER_KINDS[:1], ids=str)
@@ -308,8 +307,7 @@ class Misfiled(Breaking):
     def fileno(self) -> int | None:
         if isinstance(self._returned, BaseException):
             raise self._returned
-        returned: Any = self._returned
-        return returned
+        return cast("int", self._returned)
 
     @override
     async def aclose(self) -> None:

@@ -42,4 +42,4 @@ async def test_an_async_generator_is_no_coroutine_function() -> None:
 
 def test_a_coroutine_function_is_no_plain_function() -> None:
     with pytest.raises(TypeError, match=r"MyStore.ready is a coroutine function; it must be a plain function \(def\)"):
-        plain(count(), "MyStore.ready")
+        _ = plain(count(), "MyStore.ready")
