@@ -109,6 +109,16 @@ def test_the_target_of_a_link_is_changed_and_the_link_stays(file: Path, tmp_path
     assert problem.reason == "not changed: a symbolic link that leads nowhere"
 
 
+def test_a_link_to_something_else_than_a_file_stays_as_it_is(file: Path, tmp_path: Path) -> None:
+    """People switch a file off with a link to ``/dev/null``. A FIFO stands for it: whoever opens that, waits."""
+    os.mkfifo(tmp_path / "fifo")
+    file.symlink_to(tmp_path / "fifo")
+    subject = RegistriesFile(PEILI, file=file)
+    for outcome in (subject.apply(), subject.remove()):
+        assert [each.reason for each in outcome.problems] == ["not changed: not a regular file"]
+    assert (tmp_path / "fifo").is_fifo()
+
+
 def test_leftovers_of_an_interrupted_run_are_removed(file: Path) -> None:
     file.write_text(PRIVATE)
     subject = RegistriesFile(PEILI, file=file)

@@ -1,4 +1,7 @@
-"""Replaces and removes files atomically: at each moment a file is there whole or not at all.
+"""Reads, replaces and removes files. Replacing is atomic: at each moment a file is there whole or not at all.
+
+Only regular files count. A symbolic link may lead to a device: people switch a file off with a link to ``/dev/null``.
+To replace that device would harm every program of the host. To read from another one, or from a FIFO, may never end.
 
 New content is written next to its final place, under a hidden name that no program reads, and then renamed. An
 interrupted run may leave such hidden files behind; `remove_leftovers` removes them.
@@ -10,6 +13,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +23,8 @@ _SUFFIX = ".peili~"
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another run that holds the lock."""
 _LOCK_INTERVAL = 0.05
+LONGEST = 1 << 20
+"""The most bytes of a file that a person writes for a container runtime."""
 
 
 def resolve_links(path: Path) -> Path:
@@ -30,12 +36,46 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}{_SUFFIX}")
 
 
+class UnusualFile(OSError):
+    """Another program may read the file, but peili does not: it is no regular file, or has too many bytes."""
+
+
+def read(file: Path, longest: int = LONGEST) -> bytes:
+    """Return the content of a regular file, without waiting for another program. Symbolic links are followed.
+
+    Raises:
+        UnusualFile: It is a device, a FIFO or a socket, or has more than `longest` bytes.
+        OSError: It can't be read, or is a directory.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else opening a FIFO would wait
+    try:
+        _check_regular(file, os.fstat(descriptor))
+        with open(descriptor, "rb", closefd=False) as opened:
+            data = opened.read(longest + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > longest:
+        raise UnusualFile(errno.EFBIG, f"more than {longest >> 20} MiB", str(file))
+    return data
+
+
+def _check_regular(file: Path, status: os.stat_result) -> None:
+    """Check that `status` is that of a regular file. Raises IsADirectoryError, UnusualFile."""
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not stat.S_ISREG(status.st_mode):
+        raise UnusualFile(errno.EINVAL, "not a regular file", str(file))
+
+
 def replace(file: Path, content: bytes) -> None:
     """Replace the content of `file`, or create the file with all missing directories.
 
-    An existing file keeps its mode, owner and extended attributes. Raises OSError; then nothing has changed.
+    An existing file keeps its mode, owner and extended attributes. Raises OSError, also if there is something else than
+    a regular file; then nothing has changed.
     """
     file = resolve_links(file)
+    if os.path.lexists(file):
+        _check_regular(file, file.lstat())
     top = file  # the topmost path that does not exist yet, or the file itself
     while not top.parent.exists():
         top = top.parent

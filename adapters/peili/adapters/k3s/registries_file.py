@@ -35,7 +35,6 @@ HEADER = "# Made by peili, which deletes this file when nothing else is left in 
 """The first line of a file that peili created."""
 
 _NO_FALLBACK = "disable-default-registry-endpoint"
-_MAX_SIZE = 1 << 20
 
 
 def installed_files() -> tuple[Path, ...]:
@@ -202,7 +201,7 @@ def _is_in_force(registry: str, mirror: str, generated: Path) -> bool:
     names = (WILDCARD_DIRECTORY,) if registry == WILDCARD else (registry, f"{host}_{port}_")
     for name in names:
         try:
-            return f'"{mirror}' in (generated / name / "hosts.toml").read_text(encoding="utf-8")
+            return f'"{mirror}' in atomic.read(generated / name / "hosts.toml").decode()
         except (OSError, UnicodeDecodeError):
             continue
     return False
@@ -216,7 +215,7 @@ def _file_without_fallback(directory: Path) -> Path | None:
     """
     for file in (directory / "config.yaml", *sorted((directory / "config.yaml.d").glob("*.yaml"))):
         try:
-            settings: Any = parse_one(file.read_text(encoding="utf-8"))
+            settings: Any = parse_one(atomic.read(file).decode())
         except (NotYaml, OSError, UnicodeDecodeError):
             continue  # k3s does not start with such a file
         if is_table(settings) and settings.get(_NO_FALLBACK) in (True, "true"):
@@ -239,12 +238,10 @@ def _decode(data: bytes) -> str:
 
 def _read(file: Path) -> bytes | None:
     try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_SIZE + 1)
+        return atomic.read(file)
     except FileNotFoundError:
         if file.is_symlink():
             raise CannotEdit("a symbolic link that leads nowhere") from None
         return None
-    if len(data) > _MAX_SIZE:
-        raise CannotEdit(f"more than {_MAX_SIZE >> 20} MiB")
-    return data
+    except atomic.UnusualFile as error:
+        raise CannotEdit(f"{error.strerror}") from error

@@ -171,3 +171,30 @@ def test_a_loop_of_links_is_named_in_the_outcome(tmp_path: Path) -> None:
     assert [each.reason for each in hosts.apply().problems] == ["not changed: Too many levels of symbolic links"]
     hosts.remove()
     assert [each.name for each in tmp_path.iterdir() if not each.is_symlink()] == ["r.example"]
+
+
+def test_a_link_to_something_else_than_a_file_stays_as_it_is(tmp_path: Path) -> None:
+    """People switch a file off with a link to ``/dev/null``. A FIFO stands for it: whoever opens that, waits."""
+    make_tree(tmp_path, {"docker.io/hosts.toml": "../fifo", "b.example/hosts.toml": b"[host.'https://m']\n"})
+    os.mkfifo(tmp_path / "fifo")
+    before = snapshot(tmp_path)
+    files = HostsFiles(MIRROR, config_path=[tmp_path], version="2.1.0")
+    outcome = files.apply()
+    assert [str(each) for each in outcome.problems] == [
+        f"{tmp_path}/docker.io/hosts.toml: not changed: {AMBIGUOUS}it is not a regular file"
+    ]
+    assert {each.file.parent.name for each in outcome.changes} == {"b.example", "_default"}
+    shown = {each.registry: each for each in files.show()}
+    assert shown["docker.io"].is_uncertain
+    assert not files.upstream_roots("docker.io")[0].is_mirror
+    files.remove()
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("settings", ["ca = 'fifo'", 'ca = "a\\u0000b"', "client = [['fifo', 'fifo']]"])
+def test_a_certificate_that_is_no_file_is_reported(settings: str, tmp_path: Path) -> None:
+    make_tree(tmp_path, {"docker.io/hosts.toml": f"[host.'https://m']\n{settings}\n".encode()})
+    os.mkfifo(tmp_path / "docker.io" / "fifo")
+    [shown] = HostsFiles(MIRROR, config_path=[tmp_path], version="2.1.0").show()
+    assert shown.is_uncertain or shown.is_broken
+    assert len(shown.notes) == 1

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from peili.adapters.containerd.doctor.result import as_root
 from peili.adapters.containerd.version import ContainerdVersion
+from peili.adapters.files import atomic
 from peili.mirror import PeiliError
 
 Table = Mapping[str, Any]
@@ -37,6 +38,8 @@ _MIGRATED = ("registry", "max_concurrent_downloads", "image_pull_with_sync_fs")
 _MIGRATED_WITH_RUNTIMES = ("snapshotter", "disable_snapshot_annotations", "discard_unpacked_layers")
 _LIKELY_VERSIONS = {3: ContainerdVersion(2, 0), 4: ContainerdVersion(2, 3)}
 _RESTART = "then restart containerd"
+_LONGEST = 16 << 20
+"""Bytes of a file."""
 
 
 class InvalidConfiguration(PeiliError):
@@ -309,12 +312,12 @@ def _imported_files(parent: Path, pattern: str, base: Path) -> list[Path]:
 
 def _load(path: Path) -> Table:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(atomic.read(path, _LONGEST).decode())
     except OSError as error:
         raise InvalidConfiguration(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise InvalidConfiguration(f"{path} is not TOML: {type(error).__name__}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
         raise InvalidConfiguration(f"{path} is not TOML: {' '.join(str(error).split())}") from error
 
 

@@ -23,7 +23,8 @@ from functools import cached_property
 from pathlib import Path
 
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
-from peili.adapters.files.editor import CannotEdit
+from peili.adapters.files import atomic
+from peili.adapters.files.editor import Ambiguous, CannotEdit
 from peili.mirror import is_registry, looks_like_registry
 
 HOSTS_TOML = "hosts.toml"
@@ -127,13 +128,15 @@ class RegistryDirectory:
     def data(self) -> bytes | None:
         """The content of hosts.toml; None if there is no file. Raises CannotEdit, OSError."""
         try:
-            return self.file.read_bytes()
+            return atomic.read(self.file)
         except FileNotFoundError:
             if self.file.is_symlink():
                 raise CannotEdit("it is a symbolic link to a file that does not exist") from None
             return None
         except NotADirectoryError:
             raise CannotEdit("its directory is a file") from None
+        except atomic.UnusualFile as error:
+            raise Ambiguous(f"it is {error.strerror}") from error
 
     @cached_property
     def content(self) -> HostsContent:

@@ -24,6 +24,7 @@ from peili.adapters.containerd.hosts_toml.interpretation import (
 )
 from peili.adapters.containerd.hosts_toml.model import DEFAULT, RegistryHost
 from peili.adapters.containerd.version import ContainerdVersion
+from peili.adapters.files import atomic
 from peili.adapters.files.editor import Ambiguous, CannotEdit
 
 _DOCKER_HUB = "https://registry-1.docker.io"
@@ -204,7 +205,11 @@ def _certificate_problem(hosts: Iterable[RegistryHost]) -> str | None:
 def _file_problem(kind: str, paths: Sequence[str]) -> str | None:
     for path in paths:
         try:
-            data = Path(path).read_bytes()
+            data = atomic.read(Path(path))
+        except atomic.UnusualFile as error:
+            raise Ambiguous(f"{path} is {error.strerror}") from error
+        except ValueError:
+            return f"{path!a} cannot be the path of a file"
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"
         if path == paths[0] and _BEGIN_CERTIFICATE not in data:
