@@ -141,6 +141,9 @@ WRONG = [
     ("[local]\nlisten = '::1:5050'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '::1:5050'"),
     ("[local]\nlisten = '[::1]'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '[::1]'"),
     ("[local]\nlisten = ':65536'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not ':65536'"),
+    ("[local]\nlisten = '[1]:5050'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '[1]:5050'"),
+    ("[peer]\nlisten = 'a..b:1'", "peer.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not 'a..b:1'"),
+    (f"[ops]\nlisten = '{'a' * 64}:1'", f"ops.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '{'a' * 64}:1'"),
     ("[local]\nlisten = []", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not []"),
     ("[local]\nlisten = [1]", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not [1]"),
     ("[peer]\ninsecure = 'yes'", "peer.insecure: true or false, not 'yes'"),
@@ -174,6 +177,7 @@ WRONG = [
     ("[hosts]\napply = 'yes'", "hosts.apply: true or false, not 'yes'"),
     ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
     ("[hosts]\nconfig_path = ['/a::/b']", f"hosts.config_path: {FOLDERS}"),
+    ('[hosts]\nconfig_path = ["/a\\u0000"]', f"hosts.config_path: {FOLDERS}"),
     ("[hosts]\nconfig_path = ['']", f"hosts.config_path: {FOLDERS}"),
     (
         f"[hosts]\nconfig_path = ['{K3S}']",
@@ -196,6 +200,8 @@ WRONG = [
     ("[log]\nlevel = 3", "log.level: one of debug, info, warning, error, not 3"),
     ("[watchdog]\ntimeout = -1", "watchdog.timeout: a number of seconds, 0 for off, not -1"),
     ("[watchdog]\ntimeout = true", "watchdog.timeout: a number of seconds, 0 for off, not true"),
+    ("[watchdog]\ntimeout = 1e300", "watchdog.timeout: a number up to 1000000000, not 1e+300"),
+    (f"[watchdog]\ntimeout = 1{'0' * 307}", f"watchdog.timeout: a number up to 1000000000, not 1{'0' * 78}…"),
     ("[watchdog]\ntimeout = inf", "watchdog.timeout: a number of seconds, 0 for off, not inf"),
 ]
 
@@ -217,6 +223,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_file_and_key(toml: str, li
         (b"[local]\nlisten =", r"not TOML: .*\(at (line 2, column 9|end of document)\)"),
         (b"[local]\nlisten = '\xff'", "not UTF-8 text, at byte 18"),
         (b"x = " + b"[" * 100_000, "not TOML"),
+        (b"x = " + b"9" * 5_000, "not TOML"),
     ],
 )
 def test_invalid_toml_is_one_line_with_the_position(content: bytes, expected: str, file: Path) -> None:
@@ -224,6 +231,24 @@ def test_invalid_toml_is_one_line_with_the_position(content: bytes, expected: st
     with pytest.raises(ConfigError, match=f"^{file}: {expected}") as caught:
         list(settings.from_file(file))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("toml", [f"[local]\nlisten.{'a.' * 3000}a = 1", f"[limits]\nuploads = 0x1{'0' * 5000}"])
+def test_a_value_that_python_refuses_to_show_is_one_line(toml: str, file: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^{file}: (local.listen|limits.uploads): numbers of usual size, "):
+        load(toml, path=file)
+
+
+def test_an_option_may_be_nested_to_some_depth() -> None:
+    for path, value in (("router.labels", "{a = [{b = [[1]]}]}"), ("router.labels.a.b.c", "1")):
+        settings.merge(settings.from_flags([f"{path}={value}"]))
+    with pytest.raises(ConfigError, match=r"^--set: a.b: "):
+        settings.merge(settings.from_flags([f"a.b.{'c.' * 5000}d=1"]))
+
+
+def test_a_byte_order_mark_is_ignored(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf[log]\r\nlevel = 'debug'\r\n")
+    assert Config.load(settings.merge(settings.from_file(file))).log.level == "debug"
 
 
 def test_a_missing_file_or_a_directory_is_one_line(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ WRONG: list[tuple[Any, Read, str]] = [
     ("1", lambda options: options.number("key"), "a number, 0 or more, not '1'"),
     (float("nan"), lambda options: options.number("key"), "a number, 0 or more, not nan"),
     (float("inf"), lambda options: options.number("key"), "a number, 0 or more, not inf"),
+    (1e300, lambda options: options.number("key"), "a number up to 1000000000, not 1e+300"),
+    (1 << 1100, lambda options: options.number("key", maximum=5.0), f"a number up to 5, not {str(1 << 1100)[:79]}…"),
     (0.04, lambda options: options.number("key", minimum=0.05), "a number, 0.05 or more, not 0.04"),
     ("c", lambda options: options.choice("key", ("a", "b")), "one of a, b, not 'c'"),
     ({}, lambda options: options.choice("key", ("a", "b")), "one of a, b, not {}"),

@@ -27,7 +27,7 @@ def parse_config_path(values: Iterable[str | Path]) -> tuple[Path, ...]:
         ConfigError: There is none, one is empty, or k3s generates one.
     """
     names = [name for value in values for name in str(value).split(":")]
-    if not names or not all(names):
+    if not names or not all(names) or any("\0" in name for name in names):
         raise ConfigError(
             "config_path", "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv6Address
 from itertools import combinations, product
 from typing import cast
 
@@ -14,7 +15,9 @@ _PORTS = {"local": 5050, "peer": 5051, "ops": 5052}
 _DOOR_NAMES = {"local": "the local door", "peer": "the peer door", "ops": "[ops]"}
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
 """Where a client on this host reaches a door that listens on every address."""
-_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(
+    r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)(?:%[\w.-]+)?\]|(?P<name>[A-Za-z0-9_.-]*)):(?P<port>[0-9]{1,5})", re.ASCII
+)
 
 
 def read_addresses(section: Options, key: str, default: str | list[str], *, empty: bool = False) -> tuple[str, ...]:
@@ -32,14 +35,24 @@ def read_addresses(section: Options, key: str, default: str | list[str], *, empt
     expected = "HOST:PORT, [IPv6]:PORT, or a list of them"
     value = section.value(key, (str, list), expected, default)
     values = cast("list[object]", [value] if isinstance(value, str) else value)
-    addresses = tuple(
-        each
-        for each in values
-        if isinstance(each, str) and (match := _ADDRESS.fullmatch(each)) and int(match["port"]) < 65536
-    )
+    addresses = tuple(each for each in values if isinstance(each, str) and _is_address(each))
     if len(addresses) < len(values) or not (addresses or empty):
         raise section.wrong(key, expected)
     return addresses
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        return False
+    try:
+        if match["ipv6"] is not None:
+            IPv6Address(match["ipv6"])
+        else:
+            match["name"].encode("idna")  # UnicodeError: a part between dots is empty or too long
+    except ValueError:
+        return False
+    return True
 
 
 def url_on_this_host(address: str, *, has_tls: bool) -> str:

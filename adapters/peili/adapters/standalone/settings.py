@@ -20,6 +20,10 @@ OUTSIDE = ""
 """Stands for the key of a value that stands in no section."""
 CONFIG_VARIABLE = "PEILI_CONFIG"
 """The variable that names the configuration file; no file, if it is empty."""
+_DEEPEST = 32
+"""How deeply a value may be nested. No key needs more, and checks and messages go through values recursively."""
+_LARGEST = 1024
+"""Bits of an integer; TOML promises 64."""
 _KUBERNETES_VARIABLE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)$")
 
 
@@ -69,12 +73,12 @@ def from_file(path: Path) -> Iterator[Assignment]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # editors of Windows write a byte-order mark
     except OSError as error:
         raise ConfigError(str(path), f"can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), f"not UTF-8 text, at byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
         raise ConfigError(str(path), f"not TOML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ConfigError(str(path), "not TOML that can be read: nested too deeply") from error
@@ -135,16 +139,23 @@ def toml_value(text: str) -> Any:
     """Return `text` as a TOML value, or unchanged if it is not one: ``5`` is a number, ``mdns`` a string."""
     try:
         document = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # TOMLDecodeError, or a number with thousands of digits
         return text
     return document["value"] if len(document) == 1 else text  # a line break can start a second key
 
 
 def merge(assignments: Iterable[Assignment]) -> Sections:
-    """Return the sections that result. A later assignment replaces an earlier one of the same key."""
+    """Return the sections that result. A later assignment replaces an earlier one of the same key.
+
+    Raises:
+        ConfigError: A value is nested too deeply, or an integer is too large.
+    """
     sections: dict[str, dict[str, Setting]] = {}
     for assignment in assignments:
         name, key, *deeper = assignment.path
+        if len(deeper) > _DEEPEST or not _is_usual(assignment.setting.value):
+            expected = f"numbers of usual size, and tables and lists that are nested at most {_DEEPEST} times"
+            raise ConfigError(f"{name}.{key}", expected, source=assignment.setting.source)
         section = sections.setdefault(name, {})
         new = assignment.setting
         if deeper:
@@ -152,6 +163,23 @@ def merge(assignments: Iterable[Assignment]) -> Sections:
             new = Setting(_with_value(old, deeper, new.value), new.source)
         section[key] = new
     return sections
+
+
+def _is_usual(value: object) -> bool:
+    """Return whether `value` is not nested too deeply, and Python can show each integer in it."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        if any(isinstance(each, int) and each.bit_length() > _LARGEST for each in level):
+            return False
+        level = [each for container in level for each in _items(container)]
+    return not level
+
+
+def _items(value: object) -> Iterable[object]:
+    """Return what a table or a list contains; nothing for other values."""
+    if isinstance(value, dict):
+        return cast("dict[str, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def _with_value(table: Any, path: Sequence[str], value: Any) -> Any:

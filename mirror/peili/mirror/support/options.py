@@ -106,15 +106,26 @@ class Options:
         return cast("int | _T", value)
 
     def number(
-        self, key: str, default: float | _T = MISSING, *, minimum: float = 0.0, expected: str | None = None
+        self,
+        key: str,
+        default: float | _T = MISSING,
+        *,
+        minimum: float = 0.0,
+        maximum: float = 1e9,
+        expected: str | None = None,
     ) -> float | _T:
-        """Return a finite number that is at least `minimum`, such as a duration in seconds."""
+        """Return a number from `minimum` to `maximum`, such as a duration in seconds.
+
+        The default maximum is about 31 years. The system's timers can't be set to much more.
+        """
         expected = expected or f"a number, {minimum:g} or more"
         value: Any = self.value(key, (int, float), expected, default)
         if key not in self:
             return cast("float | _T", value)
         if not minimum <= value < math.inf:  # false for NaN, too
             raise self.wrong(key, expected)
+        if value > maximum:
+            raise self.wrong(key, f"a number up to {maximum:.0f}")
         return float(value)
 
     def choice(self, key: str, allowed: Collection[str], default: str | _T = MISSING) -> str | _T:
