@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from peili.adapters.standalone.cli import main
+from peili.adapters.standalone.entry import main
 
 sys.exit(main())

@@ -20,6 +20,7 @@ from peili.adapters.standalone.cli_options import CONFIGURATION, FILE, JSON
 from peili.adapters.standalone.config import FORMATS, LEVELS
 from peili.adapters.standalone.load import ConfigMistakes
 from peili.adapters.standalone.parsing import parse_config
+from peili.adapters.standalone.streams import complain, exit_code, prepare_streams
 from peili.mirror import ConfigError, Peer, PeiliError, Plugins
 from peili.mirror.tls.key_file import create_key_file, new_key
 
@@ -47,22 +48,23 @@ def main(argv: Sequence[str] | None = None, *, plugins: Plugins | None = None) -
         The exit code.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    prepare_streams()
     try:
         if instruction := os.environ.get(_COMPLETE):
             return shell_complete(peili, {}, "peili", _COMPLETE, instruction)
         return _run(arguments, plugins or Plugins())
     except ConfigError as error:
         errors = error.errors if isinstance(error, ConfigMistakes) else (error,)
-        sys.stderr.writelines(f"peili: {each}\n" for each in errors)
+        for each in errors:
+            complain(each)
         return 2
     except PeiliError as error:
-        sys.stderr.write(f"peili: {error}\n")
+        complain(error)
         return 1
     except KeyboardInterrupt:
         return 130  # what shells report: 128 + SIGINT
-    except BrokenPipeError:  # `peili … | head`: nobody reads the rest. Python must not flush stdout again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # what shells report: 128 + SIGPIPE
+    except OSError as error:
+        return exit_code(error)
 
 
 def _run(arguments: list[str], plugins: Plugins) -> int:

@@ -135,6 +135,7 @@ def run(config: Config, plugins: Plugins | None = None) -> None:
         ListenError: An address cannot be listened on. Nothing on this host has changed then.
         ConfigError: As for `build`. Nothing on this host has changed then.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # must not end the process before `_reload_at_signal`
     log = logs.configure(config.log.format, config.log.level)
     with passed_sockets(os.environ) as passed:
         mirror, local_ssl = build(config, plugins, local=passed.local_addresses), config.local.build_ssl()
