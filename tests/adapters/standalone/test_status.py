@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from tests.mirror.relay.pulling import path_of
 from tests.support.plain_http import plain_client
+from tests.support.stream_server import stream_server
 from tests.support.waiting import until
 
 from peili.adapters.standalone.cli import main
@@ -169,7 +170,9 @@ def test_without_a_peili_one_line_says_what_to_do(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("command", [["status"], ["ping"], ["find", "redis"]])
-@pytest.mark.parametrize("url", ["http://[::", "http://a b", "127.0.0.1:5050", "ftp://127.0.0.1", "http://a/?b", ""])
+@pytest.mark.parametrize(
+    "url", ["http://[::", "http://a b", "127.0.0.1:5050", "ftp://127.0.0.1", "http://a/?b", "http://a..b", ""]
+)
 def test_a_url_that_is_none_is_wrong_usage(url: str, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--url", url]) == 2
     assert f"not a base URL: {url!a}; expected http://HOST:PORT" in capsys.readouterr().err
@@ -181,6 +184,52 @@ async def test_a_server_that_is_no_peili_is_named(capsys: pytest.CaptureFixture[
         code = await asyncio.to_thread(main, ["status", "--url", url])
     assert code == 1
     assert f"peili: {url}/status answers 404: " in capsys.readouterr().err
+
+
+ANSWERS = (
+    b"",
+    b"{nope",
+    b'{"a": "\xff"}',
+    b"[" * 100_000,
+    b"[]",
+    b'"x"',
+    b"{}",
+    b"7",
+    b'[{"name": 7}]',
+    b'{"identity": "x"}',
+)
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=range(len(ANSWERS)))
+@pytest.mark.parametrize("command", [["status"], ["find", "redis"], ["find", "redis", "--test"], ["ping"]])
+async def test_an_answer_that_is_not_understood_is_one_line(
+    command: list[str], answer: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another program answers, or a peili of another version."""
+
+    async def serve_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(answer)}\r\n\r\n"
+        writer.write(head.encode() + answer)
+        await writer.drain()
+
+    async with stream_server(serve_answer) as port:
+        url = f"http://127.0.0.1:{port}"
+        code = await asyncio.to_thread(main, [*command, "--url", url])
+        if command == ["ping"] and answer == b"[]":
+            assert (code, capsys.readouterr().out) == (0, "no peer is known\n")
+            return
+        assert code == 1
+        assert re.fullmatch(
+            rf"peili: {url}/\w+ answers something that .* does not understand; .*\?\n", capsys.readouterr().err
+        )
+        assert await asyncio.to_thread(main, [*command, "--url", url, "--json"]) in {0, 1}
+
+
+@pytest.mark.parametrize("host", ["xn--a", "xn--."])
+def test_a_name_that_can_not_be_looked_up_is_one_line(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--url", f"http://{host}:5050"]) in {1, 2}
+    assert "Traceback" not in capsys.readouterr().err
 
 
 async def test_with_its_own_address_the_ops_app_is_only_there() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peili.mirror import Peer
+from peili.mirror import Peer, base_url
 
 URL = "https://10.0.0.3:5051"
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -41,3 +41,16 @@ def test_the_ssl_module_accepts_every_accepted_tls_name(name: str) -> None:
     except ValueError:
         return
     TLS.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=peer.tls_name)
+
+
+@pytest.mark.parametrize(
+    "host", ["a", "a.b.", "A_1", "127.1", "10.0.0.3", "[::1]", "[fe80::1%eth0]", "münchen.example", "a" * 63]
+)
+def test_the_host_of_a_url_is_a_name_or_an_address(host: str) -> None:
+    assert base_url(f"https://{host}:5051/") == f"https://{host}:5051"
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "10.0.0.300", "[::g]", "[1]", "a" * 64, "a%41", "a.-.b" * 60, "a,b"])
+def test_a_host_that_can_not_be_looked_up_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="not a base URL: "):
+        base_url(f"https://{host}:5051")

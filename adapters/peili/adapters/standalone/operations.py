@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import httpx
@@ -73,14 +74,15 @@ class RunningPeili:
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody: the authorities take long to load
         try:
             answer = httpx.get(self.url + path, params=parameters, timeout=timeout, trust_env=False, verify=verify)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: not a host name
             reason = str(error) or type(error).__name__
             hint = "is `peili serve` running, and with this configuration?"
             if "[SSL" in reason or (self._tls is not None and not isinstance(error, httpx.ConnectError)):
                 hint = "set hosts.ca, and hosts.client_cert if local.client_ca is set"
             raise PeiliError(f"no peili answers at {self.url}: {reason}; {hint}") from error
         if answer.headers.get("content-type", "").startswith("application/json"):
-            document = answer.json()
+            with self.understanding(path):
+                document = answer.json()
             if answer.status_code == 200:
                 return document
             refusal = cast("dict[str, Any]", document).get("error") if isinstance(document, dict) else None
@@ -92,3 +94,15 @@ class RunningPeili:
         raise PeiliError(
             f"{self.url}{path} answers {answer.status_code}: {text or 'without a text'}; is it the address of a peili?"
         )
+
+    @contextmanager
+    def understanding(self, path: str) -> Generator[None]:
+        """Raise PeiliError if the block can't use the answer at `path`: another program, or a peili of another version.
+
+        Programs answer anything, so the block does not check each value.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            what = f"{self.url}{path} answers something that this version of peili does not understand"
+            raise PeiliError(f"{what}; is it the address of a peili, and does it have the same version?") from error

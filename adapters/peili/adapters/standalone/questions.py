@@ -29,16 +29,17 @@ def find(running: RunningPeili, image: str, write: Callable[[str], object], *, t
         The exit code.
 
     Raises:
-        PeiliError: No peili answers, or it refuses.
+        PeiliError: No peili answers, or it refuses, or it has another version.
     """
-    document = running.fetch("/try" if test else "/find", {"image": image}, timeout=_TIMEOUT)
-    if as_json:
-        write(json.dumps(document, indent=2) + "\n")
-    else:
+    path = "/try" if test else "/find"
+    document = running.fetch(path, {"image": image}, timeout=_TIMEOUT)
+    with running.understanding(path):
         title = f"{document['image']}  {document['digest'] or 'of unknown digest'}"
-        write("\n".join([title, *_found(document)]) + "\n")
-    failed = test and any(part["source"] != "upstream" and part["test"]["error"] for part in document["parts"])
-    return 1 if document["digest"] is None or failed else 0
+        text = json.dumps(document, indent=2) if as_json else "\n".join([title, *_found(document)])
+        failed = test and any(part["source"] != "upstream" and part["test"]["error"] for part in document["parts"])
+        is_unknown = document["digest"] is None
+    write(f"{text}\n")
+    return 1 if is_unknown or failed else 0
 
 
 def _found(document: Mapping[str, Any]) -> list[str]:
@@ -87,12 +88,12 @@ def ping(running: RunningPeili, peer: str | None, write: Callable[[str], object]
         PeiliError: No peili answers, or it knows no such peer.
     """
     answers = running.fetch("/ping", {} if peer is None else {"peer": peer}, timeout=_TIMEOUT)
-    if as_json:
-        write(json.dumps(answers, indent=2) + "\n")
-    else:
-        rows = [(each["name"], each["urls"][0] if each["urls"] else "", _measured(each)) for each in answers]
-        write("\n".join(table(rows) if rows else ["no peer is known"]) + "\n")
-    return 1 if any(each["error"] for each in answers) else 0
+    with running.understanding("/ping"):
+        rows = [(each["name"], each["urls"][0] if each["urls"] else "", _measured(each)) for each in answers[:]]
+        lines = [json.dumps(answers, indent=2)] if as_json else [*table(rows)] if rows else ["no peer is known"]
+        has_failed = any(each["error"] for each in answers)
+    write("\n".join(lines) + "\n")
+    return 1 if has_failed else 0
 
 
 def _measured(answer: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from peili.adapters.standalone.tables import table
 from peili.mirror import PeiliError
 from peili.mirror.support.units import bytes_text, seconds_text, share_text
 
+_PATH = "/status"
 INTERVAL = 1.0
 """Seconds between two pictures of --watch."""
 _MOST_PULLS = 5
@@ -36,11 +37,7 @@ def run(running: RunningPeili, write: Callable[[str], object], *, as_json: bool,
     if watch and not as_json:
         _watch(running)
     while True:
-        document = running.fetch("/status")
-        if not as_json:
-            write(render(document))
-        else:
-            write(json.dumps(document, indent=None if watch else 2) + "\n")
+        write(_as_json(running, indent=None if watch else 2) if as_json else _picture(running))
         if not watch:
             return 0
         time.sleep(INTERVAL)
@@ -53,14 +50,29 @@ def _watch(running: RunningPeili) -> None:
         from rich.text import Text  # noqa: PLC0415
     except ImportError as error:
         raise PeiliError("`peili status --watch` needs pip install 'peili[command]'") from error
-    with Live(Text(render(running.fetch("/status"))), screen=True, auto_refresh=False) as live:
+    with Live(Text(_picture(running)), screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(INTERVAL)
             try:
-                text = render(running.fetch("/status"))
+                text = _picture(running)
             except PeiliError as error:
                 text = str(error)
             live.update(Text(text), refresh=True)
+
+
+def _as_json(running: RunningPeili, *, indent: int | None) -> str:
+    """Return the present status as a line or lines of JSON. Raises PeiliError."""
+    document = running.fetch(_PATH)
+    with running.understanding(_PATH):
+        _ = document["identity"]  # else another program answers
+    return json.dumps(document, indent=indent) + "\n"
+
+
+def _picture(running: RunningPeili) -> str:
+    """Return the present status as text. Raises PeiliError."""
+    document = running.fetch(_PATH)
+    with running.understanding(_PATH):
+        return render(document)
 
 
 def render(document: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ IDENTITY_HEADER = "Peili-Id"
 
 _HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE)
 _HOST_NAME_LENGTH = 253
+_FOUR_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _IDENTITY = re.compile(r"[!-~]{1,255}")
 
 
@@ -107,11 +108,12 @@ def base_url(url: str) -> str:
     """Return `url`, the base URL of a peer door, without a slash at its end.
 
     Raises:
-        ValueError: `url` is not an absolute HTTP or HTTPS URL, or has a query, a fragment or credentials.
+        ValueError: `url` is not an absolute HTTP or HTTPS URL, its host is neither a name nor an address, or it has a
+            query, a fragment or credentials.
     """
     try:
         parts = urlsplit(url)
-        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_usable = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
     except ValueError:
         is_usable = False
     else:
@@ -119,3 +121,15 @@ def base_url(url: str) -> str:
     if not is_usable or any(c.isspace() or not c.isprintable() for c in url):
         raise ValueError(f"not a base URL: {url!a}; expected http://HOST:PORT or https://HOST:PORT/PATH")
     return url.rstrip("/")
+
+
+def _is_host(text: str) -> bool:
+    """Return whether `text`, the host of a URL without brackets, can be looked up: a name, or an address."""
+    if ":" in text:
+        text = text.partition("%")[0]  # the zone
+    elif not _FOUR_NUMBERS.fullmatch(text):
+        return is_certificate_name(text.removesuffix("."))
+    with suppress(ValueError):
+        ip_address(text)
+        return True
+    return False

@@ -363,7 +363,9 @@ async def test_a_hung_peili_is_distinguished_from_a_missing_one(hung: str) -> No
     assert "accepts connections, but does not answer" in result.what
 
 
-@pytest.mark.parametrize("document", [[], {"name": "x"}, None])
+@pytest.mark.parametrize(
+    "document", [[], {"name": "x"}, None, {"identity": 7}, {"identity": "x", "urls": 3}, {"identity": "x", "ready": []}]
+)
 async def test_an_invalid_status_is_not_from_peili(document: object) -> None:
     async def answer(request: Request) -> Response:
         return JSONResponse(document)
@@ -372,6 +374,18 @@ async def test_an_invalid_status_is_not_from_peili(document: object) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
         status, result = await check_local_door(http, "http://host")
     assert (status, result.level) == (None, Level.FAIL)
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.DecodingError("no gzip"), httpx.InvalidURL("no host"), UnicodeError("no name")]
+)
+async def test_an_answer_that_can_not_be_read_is_not_from_peili(error: Exception) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        status, result = await check_local_door(http, "http://host")
+    assert (status, result.level, result.what) == (None, Level.FAIL, f"nothing answers at http://host ({error})")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ class MirrorStatus:
     runtime: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
 
 
+_KINDS = {"identity": str, "urls": list, "ready": dict, "peers": list, "unreachable": list, "runtime": dict}
+"""The type of each value in the JSON of `MirrorStatus`."""
+
+
 def make_client(urls: Iterable[str], tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
     """Return a client without a proxy. That is how containerd reaches a mirror, and how peers reach the peer door.
 
@@ -111,7 +115,7 @@ async def _get(client: httpx.AsyncClient, url: str, path: str) -> httpx.Response
     except httpx.TimeoutException as error:
         what = f"{url} accepts connections, but does not answer within {TIMEOUT:g} seconds"
         raise _NoPeili(what, "restart peili; containerd has no timeout of its own, and would wait as long") from error
-    except httpx.TransportError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: not a host name
         reason = str(error) or type(error).__name__
         if "[SSL" in reason or (url.startswith("https:") and not isinstance(error, httpx.ConnectError)):
             fix = "set hosts.ca to the authority of local.cert, and hosts.client_cert if local.client_ca is set"
@@ -128,12 +132,12 @@ def _another_program(response: httpx.Response, url: str, path: str, key: str) ->
 def _parse_status(response: httpx.Response) -> MirrorStatus | None:
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if response.status_code != 200 or not isinstance(document, dict) or "identity" not in document:
         return None
-    fields = cast("dict[str, Any]", document).items()
-    return MirrorStatus(**{key: value for key, value in fields if key in MirrorStatus.__slots__})
+    fields = {key: value for key, value in cast("dict[str, Any]", document).items() if key in _KINDS}
+    return MirrorStatus(**fields) if all(isinstance(value, _KINDS[key]) for key, value in fields.items()) else None
 
 
 def check_readiness(status: MirrorStatus) -> CheckResult:

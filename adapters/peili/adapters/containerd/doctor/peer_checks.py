@@ -136,7 +136,7 @@ async def _ask_door(client: httpx.AsyncClient | PeerClient, url: str, tls_name: 
         return _DoorAnswer(head.header(IDENTITY_HEADER) or _ANOTHER, head.status)
     try:
         response = await client.head(f"{url}/v2/")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: not a host name
         may_be_closed = isinstance(error, httpx.ConnectError | httpx.ReadError | httpx.RemoteProtocolError)
         if may_be_closed and url.startswith("https:") and await _accepts_connections(url):
             return _DoorAnswer(_ANOTHER, 0)
