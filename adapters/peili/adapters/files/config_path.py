@@ -44,4 +44,4 @@ def is_generated(path: Path) -> bool:
 
     Changes made there by anyone else are lost at the next start.
     """
-    return _GENERATED in f"{os.path.realpath(path)}/"
+    return "\0" not in str(path) and _GENERATED in f"{os.path.realpath(path)}/"

@@ -114,6 +114,13 @@ async def test_configurations_of_2_x(
     assert all(bool(each.fix) is (each.level is not Level.OK) for each in results)
 
 
+async def test_a_config_path_that_can_be_no_path_does_not_exist(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'version = 2\n[{CRI}.registry]\nconfig_path = "a\\u0000b"\n')
+    version = ContainerdVersion(1, 6)
+    assert problems(check(read_configuration(file, version), version)) == {("fail", "config_path")}
+
+
 async def test_the_default_configuration_of_2_2_uses_no_mirror() -> None:
     """The transfer service takes its two directories for one (containerd issue 12636)."""
     version = ContainerdVersion(2, 2)

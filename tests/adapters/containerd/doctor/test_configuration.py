@@ -85,6 +85,26 @@ CASES: dict[str, dict[str, str]] = {
         "2.toml": "version = 2\n",
     },
     "a plug-in switched off by its name of version 1": {"c.toml": 'version = 2\ndisabled_plugins = ["cri"]\n'},
+    "a byte-order mark": {"c.toml": f"\ufeff{PLAIN}"},
+    "a byte-order mark in an import": {"c.toml": 'imports = ["cri.toml"]\nversion = 2\n', "cri.toml": f"\ufeff{PLAIN}"},
+    "the version as a string": {"c.toml": 'version = "2"\n'},
+    "a version of more than 64 bits": {"c.toml": f"version = {10**22}\n"},
+    "imports that are no list": {"c.toml": 'version = 2\nimports = "cri.toml"\n', "cri.toml": PLAIN},
+    "imports with a number": {"c.toml": "version = 2\nimports = [3]\n"},
+    "disabled_plugins that are no list": {"c.toml": 'version = 2\ndisabled_plugins = "cri"\n'},
+    "plugins that are no table": {"c.toml": "version = 2\nplugins = 3\n"},
+    "a plug-in that is no table": {"c.toml": "plugins.cri = 3\n"},
+    "a proxy that is no table": {"c.toml": "version = 2\nproxy_plugins.stargz = 3\n"},
+    "config_path as a list": {"c.toml": f'version = 2\n[{CRI}.registry]\nconfig_path = ["/a"]\n'},
+    "config_path as a list, in an import": {
+        "c.toml": 'imports = ["cri.toml"]\nversion = 2\n',
+        "cri.toml": f'version = 2\n[{CRI}.registry]\nconfig_path = ["/a"]\n',
+    },
+    "config_path as a list, for 2.x": {"c.toml": f'version = 3\n[{IMAGES}.registry]\nconfig_path = ["/a"]\n'},
+    "registry that is no table": {"c.toml": f"version = 2\n[{CRI}]\nregistry = 3\n"},
+    "discard_unpacked_layers as a string": {
+        "c.toml": f'version = 2\n[{CRI}.containerd]\ndiscard_unpacked_layers = "true"\n'
+    },
     "settings for 2.x are ignored": {
         "c.toml": f'version = 2\n[{IMAGES}.registry]\nconfig_path = "/a"\n',
     },
@@ -218,6 +238,21 @@ def test_a_relative_pattern_is_relative_to_the_working_directory_in_1_x_and_to_t
     assert read_configuration(file, V16).unmatched_imports == ("d/*.toml",)
     assert read_configuration(file, V16, tmp_path).files == (file, tmp_path / "d/a.toml")
     assert read_configuration(file, V20).files == (file, tmp_path / "d/a.toml")
+
+
+def test_a_relative_config_path_is_relative_to_the_working_directory(tmp_path: Path) -> None:
+    file = write(tmp_path, {"c.toml": f'version = 2\n[{CRI}.registry]\nconfig_path = "d:/b"\n'})
+    for version in (V16, V20):
+        settings = registry_settings(read_configuration(file, version, tmp_path), version)
+        assert (settings.directories, settings.config_path) == ((str(tmp_path / "d"), "/b"), "d:/b")
+
+
+def test_a_wrong_value_is_named_with_what_it_must_be(tmp_path: Path) -> None:
+    file = write(tmp_path, CASES["config_path as a list, in an import"])
+    with pytest.raises(InvalidConfiguration) as error:
+        read_configuration(file, V20)
+    reason = "registry.config_path, which must be a string: the CRI plug-in does not load with it"
+    assert str(error.value) == f"{tmp_path}/cri.toml has a wrong {reason}"
 
 
 def settings_2(text: str, version: ContainerdVersion, tmp_path: Path) -> RegistrySettings:

@@ -6,16 +6,18 @@ compare each rule with these versions. `registry_settings` says what the configu
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import tomllib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from peili.adapters.containerd.doctor.result import as_root
+from peili.adapters.containerd.doctor.value_types import wrong_setting, wrong_value
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files import atomic
 from peili.mirror import PeiliError
@@ -114,6 +116,7 @@ class Configuration:
         disabled: The parts of the CRI plug-in that are switched off. It does nothing without any one of them.
         proxies: The address of each proxy plug-in.
         format: The version of the files; if they differ, that of the last file that names one.
+        working_directory: The directory in which containerd was started.
     """
 
     files: tuple[Path, ...] = ()
@@ -125,6 +128,7 @@ class Configuration:
     disabled: tuple[str, ...] = ()
     proxies: Mapping[str, str] = field(default_factory=dict[str, str])
     format: int = 1
+    working_directory: Path = Path("/")
 
     @property
     def has_cri(self) -> bool:
@@ -167,7 +171,7 @@ def read_configuration(
                 merger.unmatched_imports.append(pattern)
             known = {*merger.files, *(each for each, _ in waiting)}
             waiting.extend((each, _load(each)) for each in dict.fromkeys(found) if each not in known)
-    return merger.result(first)
+    return replace(merger.result(first), working_directory=working_directory)
 
 
 class _Merger:
@@ -192,6 +196,9 @@ class _Merger:
     def add(self, file: Path, document: Table) -> None:
         """Merge the next file. Raises InvalidConfiguration."""
         self.files.append(file)
+        if self.rules.merges_tables and atomic.read(file, _LONGEST).startswith(codecs.BOM_UTF8):
+            reason = f"{file} begins with a byte-order mark, with which containerd 2.x does not start"
+            raise InvalidConfiguration(reason, f"save it without one, {_RESTART}")
         plugins = {name: as_table(table) for name, table in as_table(document.get("plugins")).items()}
         disabled, number = _strings(document.get("disabled_plugins")), _format_of(document)
         self._names_as_written.update({_renamed(name): (name, file) for name in plugins if _renamed(name) == CRI_2})
@@ -219,6 +226,8 @@ class _Merger:
             cri_parts = {CRI_2, IMAGES_3, RUNTIME_3}  # all that the CRI plug-in needs to work
         else:
             cri_parts = {CRI_1} if self._format == 1 else {CRI_2}
+        for name in sorted(cri_parts):
+            self._check_values(name, plugins.get(name, {}), first)
         return Configuration(
             files=tuple(self.files),
             plugins=plugins,
@@ -253,6 +262,15 @@ class _Merger:
         """Return tables with a name that the CRI plug-in never had in this version of a file or of containerd."""
         wrong = [CRI_1] if self.rules.merges_tables else [IMAGES_3, *([CRI_2] if self._format == 1 else [])]
         return [(name, self._plugins[name], self._origins[name]) for name in wrong if name in self._plugins]
+
+    def _check_values(self, name: str, table: Table, first: Path) -> None:
+        """Check that the plug-in `name` loads with the values in its table. Raises InvalidConfiguration."""
+        is_old = self.rules.merges_tables and name == CRI_2  # its settings are migrated, or ignored
+        if is_old or (wrong := wrong_setting(table, is_split=name == IMAGES_3)) is None:
+            return
+        file = self._origins.get(name) or self._origins.get(CRI_2, first)
+        reason = f"{file} has a wrong {wrong}: the CRI plug-in does not load with it"
+        raise InvalidConfiguration(reason, f"correct it, {_RESTART}")
 
     def _check(self, first: Path) -> None:
         """Check that containerd starts with the files so far. Raises InvalidConfiguration."""
@@ -312,13 +330,17 @@ def _imported_files(parent: Path, pattern: str, base: Path) -> list[Path]:
 
 def _load(path: Path) -> Table:
     try:
-        return tomllib.loads(atomic.read(path, _LONGEST).decode())
+        document = tomllib.loads(atomic.read(path, _LONGEST).decode("utf-8-sig"))
     except OSError as error:
         raise InvalidConfiguration(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise InvalidConfiguration(f"{path} is not TOML: {type(error).__name__}") from error
     except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
         raise InvalidConfiguration(f"{path} is not TOML: {' '.join(str(error).split())}") from error
+    if wrong := wrong_value(document):
+        fix = f"correct it, {_RESTART}"
+        raise InvalidConfiguration(f"{path} has a wrong {wrong}: containerd does not start with it", fix)
+    return document
 
 
 def _format_of(document: Table) -> int:

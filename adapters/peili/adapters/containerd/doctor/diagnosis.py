@@ -122,7 +122,7 @@ def _examine_files(target: DoctorTarget, version: ContainerdVersion | None) -> _
     settings = registry_settings(configuration, assumed)
     files.configuration, files.settings = configuration, settings
     files.results += config_checks.check_configuration(configuration, settings)
-    if roots := [base / each for each in settings.directories]:
+    if roots := [Path(each) for each in settings.directories]:
         files.results += _check_hosts(target, roots, assumed, files.statuses)
     return files
 

@@ -6,7 +6,7 @@ The plug-in has another name in each version of the configuration.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peili.adapters.containerd.doctor.configuration import (
@@ -37,6 +37,7 @@ class RegistrySettings:
             for one directory.
         snapshotters: The snapshotters that the CRI plug-in uses, each with its address if it is a separate program.
         ignored: Tables that containerd ignores: the plug-in's name, the table, the file.
+        working_directory: Where a relative directory of `config_path` is.
     """
 
     registry_plugin: str
@@ -49,11 +50,12 @@ class RegistrySettings:
     uses_transfer_service: bool
     snapshotters: Mapping[str, str | None]
     ignored: tuple[tuple[str, Table, Path], ...]
+    working_directory: Path = Path("/")
 
     @property
     def directories(self) -> tuple[str, ...]:
-        """The directories of `config_path`, in containerd's order."""
-        return tuple(each for each in self.config_path.split(":") if each)
+        """The directories of `config_path`, absolute and in containerd's order."""
+        return tuple(str(self.working_directory / each) for each in self.config_path.split(":") if each)
 
     @property
     def is_config_path_misread(self) -> bool:
@@ -74,7 +76,8 @@ class RegistrySettings:
 
 def registry_settings(configuration: Configuration, version: ContainerdVersion) -> RegistrySettings:
     """Return the settings that a containerd of this `version` takes from its `configuration`."""
-    return _settings_2(configuration, version) if version.major >= 2 else _settings_1(configuration)
+    settings = _settings_2(configuration, version) if version.major >= 2 else _settings_1(configuration)
+    return replace(settings, working_directory=configuration.working_directory)
 
 
 def _settings_1(configuration: Configuration) -> RegistrySettings:
