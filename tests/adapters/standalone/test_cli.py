@@ -118,6 +118,28 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments: tuple[str, ..
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--check", "--config", ""),
+        ("doctor", "--containerd-config", ""),
+        ("keys", "new", ""),
+        ("find", ""),
+        ("ping", ""),
+        ("hosts", "show", "--mirror", ""),
+        ("hosts", "show", "--containerd-version", ""),
+        ("hosts", "show", "--format", "k3s", "--file", ""),
+        ("hosts", "show", "--config-path", ""),
+        ("hosts", "show", "--registry", ""),
+    ],
+)
+def test_an_empty_value_is_wrong_usage(arguments: tuple[str, ...]) -> None:
+    """A shell passes it for a variable that is not set. It must not mean the default, or the current directory."""
+    done = peili(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "empty" in done.stderr or "--config-path: " in done.stderr or "--registry: " in done.stderr
+
+
 def test_help_ends_with_0_and_lists_the_commands() -> None:
     done = peili("--help")
     assert done.returncode == 0

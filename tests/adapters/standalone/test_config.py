@@ -248,7 +248,7 @@ def test_an_option_may_be_nested_to_some_depth() -> None:
 
 def test_a_byte_order_mark_is_ignored(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf[log]\r\nlevel = 'debug'\r\n")
-    assert Config.load(settings.merge(settings.from_file(file))).log.level == "debug"
+    assert parse_config(settings.merge(settings.from_file(file))).log.level == "debug"
 
 
 def test_a_missing_file_or_a_directory_is_one_line(tmp_path: Path) -> None:

@@ -99,3 +99,20 @@ sys.exit(cli.main(["serve", "--set=store.kind=early"], plugins=plugins))
 def test_a_reload_before_the_start_ends_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", RELOADED_EARLY], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (2, b"peili: --set: store.kind: reached\n")
+
+
+def test_the_doctor_quotes_what_could_control_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/a\\u001b[2J\\n"\n')
+    main(
+        [
+            "doctor",
+            "--containerd-config",
+            str(config),
+            f"--set=store.address={tmp_path}/none",
+            "--set=local.listen=127.0.0.1:1",
+        ]
+    )
+    shown = capsys.readouterr().out
+    assert "fail  config_path: the directory /a\\x1b[2J\\n does not exist\n" in shown
+    assert "\x1b" not in shown

@@ -54,3 +54,9 @@ def test_exclude_sees_the_registry_in_lower_case_and_a_tag_as_it_is() -> None:
     assert not selection.allows("Docker.IO", "library/demo")
     assert not selection.allows("ghcr.io", "demo", "RC1")
     assert selection.allows("ghcr.io", "demo", "rc1")
+
+
+def test_an_empty_expression_is_refused() -> None:
+    """It would exclude every image. A template makes it of a variable that is not set."""
+    with pytest.raises(ConfigError, match=r"^exclude: regular expressions that are not empty$"):
+        Selection(exclude=["a", ""])

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem, shell_complete
 
 from peili.adapters.standalone import about, load, serve
 from peili.adapters.standalone.cli_hosts import hosts_commands
-from peili.adapters.standalone.cli_options import CONFIGURATION, FILE, JSON
+from peili.adapters.standalone.cli_options import CONFIGURATION, FILE, JSON, TEXT
 from peili.adapters.standalone.config import FORMATS, LEVELS
 from peili.adapters.standalone.load import ConfigMistakes
 from peili.adapters.standalone.parsing import parse_config
@@ -157,7 +157,7 @@ def status_command(
 
 
 @peili.command("find", epilog=_PRECEDENCE)
-@click.argument("image")
+@click.argument("image", type=TEXT)
 @CONFIGURATION
 @_URL
 @click.option("--test", is_flag=True, help="Also fetch the first MiB of each part. Nothing is kept.")
@@ -177,7 +177,7 @@ def find_command(
 
 
 @peili.command("ping", epilog=_PRECEDENCE)
-@click.argument("peer", required=False)
+@click.argument("peer", type=TEXT, required=False)
 @CONFIGURATION
 @_URL
 @JSON

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from peili.adapters.standalone import load
-from peili.adapters.standalone.cli_options import CONFIGURATION, FILE, JSON, options
+from peili.adapters.standalone.cli_options import CONFIGURATION, FILE, JSON, TEXT, options
 from peili.mirror import ConfigError, PeiliError
 
 _FORMATS = ("containerd", "k3s", "talos")
@@ -64,9 +64,12 @@ _OPTIONS = options(
         help="Only this registry, or _default (k3s and Talos: '*') for all registries without their own entry. Can be "
         "repeated. By default, apply uses hosts.registries, else mirror.registries, else all; remove uses all.",
     ),
-    click.option("--mirror", metavar="URL", help="The URL of peili for containerd. By default, from local.listen."),
+    click.option(
+        "--mirror", type=TEXT, metavar="URL", help="The URL of peili for containerd. By default, from local.listen."
+    ),
     click.option(
         "--containerd-version",
+        type=TEXT,
         metavar="VERSION",
         help="By default, the version of the running containerd, else of the installed one.",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from peili.adapters.containerd.doctor.diagnosis import DoctorTarget, diagnose
@@ -12,6 +13,7 @@ from peili.adapters.containerd.doctor.result import CheckResult, Level, summary
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
 from peili.adapters.standalone.operations import RunningPeili, door_tls
+from peili.adapters.standalone.streams import printable
 from peili.mirror import Selection
 from peili.stores.containerd.options import ContainerdOptions
 
@@ -71,7 +73,7 @@ async def _run(target: DoctorTarget, write: Callable[[str], object], *, as_json:
     async for result in diagnose(target):
         results.append(result)
         if not as_json:
-            write(f"{result}\n")
+            write(f"{replace(result, what=printable(result.what), fix=printable(result.fix))}\n")
     healthy = all(each.level is not Level.FAIL for each in results)
     if as_json:
         write(json.dumps({"healthy": healthy, "findings": [each.json() for each in results]}, indent=2) + "\n")

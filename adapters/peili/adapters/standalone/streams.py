@@ -37,10 +37,15 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def printable(text: str) -> str:
+    """Return `text` as one line without characters that control a terminal."""
+    return one_line(text)
+
+
 def complain(message: object) -> None:
     """Write one line on stderr: ``peili:`` and the message. Never raises."""
     with suppress(OSError):
-        sys.stderr.write(f"peili: {one_line(str(message))}\n")
+        sys.stderr.write(f"peili: {printable(str(message))}\n")
         sys.stderr.flush()
 
 

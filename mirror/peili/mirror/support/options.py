@@ -190,9 +190,11 @@ class Options:
 
 
 def compile_patterns(key: str, texts: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    """Return regular expressions. Raises ConfigError for `key` if one of `texts` is something else."""
+    """Return regular expressions. Raises ConfigError for `key` if one of `texts` is something else, or is empty."""
     patterns: list[re.Pattern[str]] = []
     for text in texts:
+        if not text:  # what a template makes of a variable that is not set; it would match everything
+            raise ConfigError(key, "regular expressions that are not empty")
         try:
             patterns.append(re.compile(text))
         except re.error as error:
