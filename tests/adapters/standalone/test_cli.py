@@ -124,7 +124,6 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments: tuple[str, ..
         ("serve", "--check", "--config", ""),
         ("doctor", "--containerd-config", ""),
         ("keys", "new", ""),
-        ("find", ""),
         ("ping", ""),
         ("hosts", "show", "--mirror", ""),
         ("hosts", "show", "--containerd-version", ""),

@@ -157,7 +157,7 @@ def status_command(
 
 
 @peili.command("find", epilog=_PRECEDENCE)
-@click.argument("image", type=TEXT)
+@click.argument("image")
 @CONFIGURATION
 @_URL
 @click.option("--test", is_flag=True, help="Also fetch the first MiB of each part. Nothing is kept.")
