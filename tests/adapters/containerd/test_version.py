@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from tests.support.directories import short_directory
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.containerd import version as version_module
+from peili.adapters.containerd.version import installed_version
 from peili.adapters.standalone.cli import main
 from peili.mirror import Limits, Mirror
 from peili.routers.memory import MemoryRouter
@@ -94,3 +96,26 @@ def test_the_doctor_runs_its_other_checks(tmp_path: Path, capsys: pytest.Capture
     captured = capsys.readouterr().out
     assert "warn  containerd: its version is 'unknown'\n" in captured
     assert f"ok    content: peili reads it from {tmp_path}\n" in captured
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("program", "version"),
+    [
+        ("#!/bin/sh\necho containerd github.com/containerd/containerd 1.6.20 x", "1.6.20"),
+        ("#!/bin/sh\necho containerd github.com/containerd/containerd 1.6.20 x\nsleep 600 & wait", "1.6.20"),
+        ("#!/bin/sh\nyes containerd", None),
+        ("#!/bin/sh\nyes containerd | tr -d '\\n'", None),
+        ("#!/bin/sh\nexit 1", None),
+        ("#!/no/such/interpreter", None),
+        ("no program", None),
+    ],
+)
+async def test_the_installed_program_may_do_anything(
+    program: str, version: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that can't be run is as none. One that does not end is killed, with its children."""
+    (tmp_path / "containerd").write_text(program)
+    (tmp_path / "containerd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert await installed_version() == version

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,17 +106,33 @@ async def find_version(socket: Path) -> str | None:
 
 
 async def installed_version() -> str | None:
-    """Return the version that the command `containerd` prints, or None if there is no such command."""
+    """Return the version that the command `containerd` prints; None if it prints none within three seconds."""
     command = shutil.which("containerd")
     if command is None:
         return None
-    process = await asyncio.create_subprocess_exec(command, "--version", stdout=asyncio.subprocess.PIPE)
+    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+        process = await asyncio.create_subprocess_exec(
+            command, "--version", stdin=null, stdout=pipe, stderr=null, start_new_session=True
+        )
+    except OSError:  # for example a program for another machine
         return None
-    words = output.decode(errors="replace").split()  # containerd github.com/containerd/containerd 1.6.20 …
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    line = b""
+    try:
+        with suppress(TimeoutError, ValueError):  # a ValueError is about a line that does not end
+            async with asyncio.timeout(_TIMEOUT):
+                line = await process.stdout.readline()
+    finally:
+        await _kill(process)
+    words = line.decode(errors="replace").split()  # containerd github.com/containerd/containerd 1.6.20 …
     return words[2] if len(words) > 2 else None
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the process group. A script's children may hold the pipe open, and asyncio waits for its end."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(TimeoutError):  # the disk of the program may hang
+        async with asyncio.timeout(_TIMEOUT):
+            await process.communicate()
