@@ -16,7 +16,7 @@ NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """It trusts nobody, so no https URL can be opened with it: for `verify` of httpx."""
 
 
-def plain_client(*, timeout: float = WAIT, **options: Any) -> httpx.AsyncClient:
+def plain_client(*, timeout: float | httpx.Timeout = WAIT, **options: Any) -> httpx.AsyncClient:
     """Return a client with these options of httpx."""
     return httpx.AsyncClient(verify=NO_AUTHORITIES, timeout=timeout, **options)
 

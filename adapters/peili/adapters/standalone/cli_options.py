@@ -31,7 +31,7 @@ class _Text(click.types.StringParamType):
         return super().convert(_not_empty(self, value, param, ctx), param, ctx)
 
 
-def _not_empty(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+def _not_empty(kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     if value == "":
         kind.fail("it is empty", param, ctx)
     return value
