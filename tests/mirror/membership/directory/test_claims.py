@@ -408,7 +408,7 @@ def test_a_host_that_follows_another_one_waits_longer_while_that_one_may_ask_for
     """On a busy machine, it takes seconds to ask for all layers."""
     home = Home()
     for number in range(20):
-        home.ask("a", key=f"{number}")
+        home.ask_at_once("a", key=f"{number}")
         assert home.ask("b", follows=True) == WaitFor(0.25)
         home.now += 0.25
     assert home.ask("b", follows=True) == GoUpstream()
@@ -456,6 +456,7 @@ def test_a_root_whose_runtime_fetches_other_content_first_has_as_much_time_as_it
 def test_a_home_that_was_restarted_learns_from_a_root_that_has_nothing_yet_that_it_is_one() -> None:
     home = Home()
     home.report("a", 0, is_queued=True)
+    home.now += 0.25
     assert home.feeder("b") == "a"
     home.has("b", MIB)
     home.report("c", 0, is_queued=True)

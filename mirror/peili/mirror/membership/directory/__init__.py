@@ -16,6 +16,7 @@ Each home answers other hosts:
 - `claims` takes requests and reports about the keys in `fetch_table`. `fetches` is one key that is being fetched, and
   `fetcher` one host that fetches it. `reporters` says how often hosts should report.
 - `decisions` chooses the answer to a host, and `reviews` changes it while content arrives. For both, `feeders` chooses
-  the host to read from, `fan_out` the number of its children, and `roots` who goes upstream.
+  the host to read from, `fan_out` the number of its children, and `roots` who goes upstream. `forming` has
+  the order of hosts that ask at the same moment.
 - `link_rates` and `slow_hosts` know how fast hosts are.
 """

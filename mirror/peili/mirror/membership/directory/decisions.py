@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from peili.mirror.membership.directory.feeders import Need, choose_in_flight, choose_whole, describe_need
 from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.fetches import Fetch
+from peili.mirror.membership.directory.forming import FORMING_WAIT, is_forming, take_waiting
 from peili.mirror.membership.directory.link_rates import LinkRates
 from peili.mirror.membership.directory.reporters import Reporters
 from peili.mirror.membership.directory.roots import MAX_REFUSALS, MAX_ROOTS, SLOW_FACTOR, make_root
@@ -84,8 +85,23 @@ class Decisions:
         free = choose_whole(fetch, need, max(1, SEVERAL // fetch.active))
         if free:
             return _feed(fetch, need, free)
+        if is_forming(fetch, need):
+            fetcher.is_forming = True
+            return WaitFor(FORMING_WAIT)
+        self._form_chain(fetch, now)
+        formed = self._kept(fetch, need)  # it has a feeder if it was among those that have waited
+        if formed is not None:
+            return formed
         feeder = choose_in_flight(fetch, need)
         return self._send_upstream(fetch, need) if feeder is None else _feed(fetch, need, (feeder,))
+
+    def _form_chain(self, fetch: Fetch, now: float) -> None:
+        """Choose the feeders of all hosts that wait until a chain has formed. They learn it when they ask again."""
+        for fetcher in take_waiting(fetch):
+            need = describe_need(fetch, fetcher, self._rates, now)
+            feeder = None if fetcher.feeders or fetcher.is_root or fetcher.is_whole else choose_in_flight(fetch, need)
+            if feeder is not None:
+                _feed(fetch, need, (feeder,))
 
     def _send_upstream(self, fetch: Fetch, need: Need) -> Grant:
         fetcher, now = need.fetcher, need.now
@@ -122,7 +138,7 @@ class Decisions:
         """
         if fetch.roots:
             return False
-        if fetcher.follows and not fetch.had_root:
+        if fetcher.follows and fetch.begun_at is None:
             fetcher.waits_since = now if fetcher.waits_since is None else fetcher.waits_since
             is_led = self._led + _LEAD_TIME > now
             return fetcher.waits_since + (_MAX_FOLLOW_TIME if is_led else _FOLLOW_TIME) > now

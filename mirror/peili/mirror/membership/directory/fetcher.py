@@ -50,6 +50,7 @@ class Fetcher:
         is_disputed: Whether it has asked for the key although its reports say that it has it whole.
         asked: When it last asked for the key.
         waits_since: Since when it is told to wait.
+        is_forming: Whether it waits until a chain has formed.
         is_silent: Whether another host got no answer from it since it was last heard.
         silent_since: Since when.
         is_starving: Whether another host was told that it gets no further bytes.
@@ -89,6 +90,7 @@ class Fetcher:
     is_disputed: bool = False
     asked: float = float("-inf")
     waits_since: float | None = None
+    is_forming: bool = False
     is_silent: bool = False
     silent_since: float = 0.0
     is_starving: bool = False

@@ -33,7 +33,7 @@ class Fetch:
         most: As above.
         recorded: The hosts that are here because of what they have reported about their stores.
         roots: The ids of the hosts that were sent upstream.
-        had_root: Whether there ever was one.
+        begun_at: When the first of them was; None before that.
         queued_since: When a host first said that its runtime fetches other content before this; None if none did.
         opened_by: As above.
         accused: The feeders that each host has accused of wrong bytes, as far as it is believed.
@@ -52,7 +52,7 @@ class Fetch:
         self.children: dict[str, dict[str, None]] = {}
         self.recorded: set[str] = set()
         self.roots: dict[str, None] = {}
-        self.had_root = False
+        self.begun_at: float | None = None
         self.queued_since: float | None = None
         self.accused: dict[str, set[str]] = {}
         self.asked = self.reviewed_at = float("-inf")
@@ -121,7 +121,7 @@ class Fetch:
             fetcher.grew = fetcher.fed_since = now
             fetcher.is_starving = fetcher.has_given_up = fetcher.is_doubted = False
             self.roots[fetcher.host] = None
-            self.had_root = True
+            self.begun_at = now if self.begun_at is None else self.begun_at
         else:
             self.roots.pop(fetcher.host, None)
 
