@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,3 +72,19 @@ def test_a_ring_is_no_larger_than_its_content(start: int, size: int, capacity: i
     ring = RingMemory(Limits(), lambda _: None).lend(start, size)
     assert ring is not None
     assert ring.capacity == capacity
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "no memory"), MemoryError()], ids=repr)
+def test_if_the_system_has_no_memory_there_is_no_ring(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_: int) -> memoryview:
+        raise error
+
+    limited = list[str]()
+    memory = RingMemory(Limits(ring_memory=4 * MIB, ring_size=4 * MIB), limited.append)
+    with monkeypatch.context() as patch:
+        patch.setattr("peili.mirror.content.ring.new_memory", no_memory)
+        assert memory.lend(0, None) is None
+    assert limited == ["ring_memory"]
+    ring = memory.lend(0, None)
+    assert ring is not None
+    assert ring.capacity == 4 * MIB

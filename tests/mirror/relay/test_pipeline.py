@@ -217,6 +217,24 @@ async def test_memory_is_bounded_if_rings_stand_still() -> None:
         assert await use_ring(ring) == FULL_RING  # all was freed
 
 
+async def test_memory_that_the_system_does_not_have_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_: int) -> memoryview:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    pool = BufferPool(FULL_RING)
+    with ExitStack() as stack:
+        first = stack.enter_context(pool.ring())
+        await use_ring(first)
+        others = [stack.enter_context(pool.ring()) for _ in range(9)]
+        with monkeypatch.context() as patch:
+            patch.setattr("peili.mirror.relay.buffers.new_memory", no_memory)
+            for _ in range(20):
+                with pytest.raises(OSError, match="no memory"):
+                    await use_ring(first)
+        sizes = [first.size, *[await use_ring(each) for each in others]]
+        assert sum(sizes) <= FULL_RING + 10 * RING_LENGTH * 32 * KIB
+
+
 async def test_a_buffer_is_lent_again_only_after_it_was_freed() -> None:
     with BufferPool(MIB).ring() as ring:
         for mark in range(RING_LENGTH):

@@ -92,8 +92,13 @@ class RingMemory:
         if capacity < min(wanted, _SMALLEST):
             self._limited("ring_memory")
             return None
+        try:
+            ring = ContentRing(capacity, start)
+        except (OSError, MemoryError):  # the system has no memory: this host still receives the content
+            self._limited("ring_memory")
+            return None
         self._free -= capacity
-        return ContentRing(capacity, start)
+        return ring
 
     def take_back(self, ring: ContentRing) -> None:
         """Count the memory of `ring` as free. Nobody may use the ring any more."""

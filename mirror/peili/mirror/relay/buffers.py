@@ -75,14 +75,12 @@ class BufferPool:
 
     def resized(self, buffer: memoryview) -> memoryview:
         """Return `buffer`, or a new buffer in its place if its size is far from the current share."""
-        self._available += len(buffer)
-        share = min(
-            _LARGEST_BUFFER, max(0, self._max_bytes - self._reserved) // (RING_LENGTH * self._rings), self._available
-        )
+        available = self._available + len(buffer)
+        share = min(_LARGEST_BUFFER, max(0, self._max_bytes - self._reserved) // (RING_LENGTH * self._rings), available)
         size = max(_SMALLEST_BUFFER, share // KIB * KIB)
         if not size <= len(buffer) * 2 <= 2 * size:  # down to half, so that a new ring does not replace all buffers
-            buffer = new_memory(size)
-        self._available -= len(buffer)
+            buffer = new_memory(size)  # if the system has no memory, nothing is counted
+        self._available = available - len(buffer)
         return buffer
 
 
