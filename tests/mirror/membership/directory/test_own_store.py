@@ -162,14 +162,19 @@ class CountingStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = 0
+        self.asked = self.asked_now = self.most_at_once = 0
         self.may_answer = asyncio.Event()
 
     @override
     async def describe(self, digest: Digest) -> Descriptor:
         self.asked += 1
-        await self.may_answer.wait()
-        return await super().describe(digest)
+        self.asked_now += 1
+        self.most_at_once = max(self.most_at_once, self.asked_now)
+        try:
+            await self.may_answer.wait()
+            return await super().describe(digest)
+        finally:
+            self.asked_now -= 1
 
 
 async def test_hosts_that_ask_for_the_same_at_once_cost_one_question_to_the_store() -> None:
@@ -180,3 +185,12 @@ async def test_hosts_that_ask_for_the_same_at_once_cost_one_question_to_the_stor
         store.may_answer.set()
         assert all(not answer.holders for answer in await asyncio.gather(*asking))
     assert store.asked == 1
+
+
+async def test_a_flood_of_questions_leaves_the_store_free_for_its_own_runtime() -> None:
+    store = CountingStore()
+    queries = [HoldersQuery(str(Digest.of(b"%d" % number))) for number in range(200)]
+    async with home_with(store) as home:
+        asking = [asyncio.create_task(home.holders(each, is_proven=True)) for each in queries]
+        assert all(not answer.holders for answer in await asyncio.gather(*asking))
+    assert 0 < store.most_at_once <= 32

@@ -35,6 +35,8 @@ _MAX_HOLDERS = 16
 """How many complete holders an answer names, besides those of the grant."""
 _OWN_TIME = 0.1
 """Seconds in which the store of this host must say whether it has a key. An answer that takes longer comes too late."""
+_MAX_OWN = 32
+"""How many questions the store of this host gets at the same time for others. Its own runtime needs the store, too."""
 _UNKNOWN = KnownHolder("")
 """Stands for a store that does not say whether it has the content."""
 
@@ -60,6 +62,7 @@ class Home:
         zone_of: Callable[[str], str | None],
         first_home: Callable[[str], str | None],
     ) -> None:
+        self._store_slots = asyncio.Semaphore(_MAX_OWN)
         self._describing = SingleFlight[tuple[str, bool], KnownHolder | None](tasks)
         self.records = Records(context.identity, context.limits, context.limited)
         self.claims = Claims(context.limits, self.records, zone_of=zone_of, limited=context.limited)
@@ -132,7 +135,7 @@ class Home:
     async def _describe_own(self, key: Key, *, is_proven: bool) -> KnownHolder | None:
         """Return this host as a holder if its store has the content, None if not, and `_UNKNOWN` if it does not say."""
         try:
-            async with Deadline(_OWN_TIME):
+            async with Deadline(_OWN_TIME), self._store_slots:
                 own = await describe_own(self._context, key, is_proven=is_proven)
         except NotFound:
             return None
