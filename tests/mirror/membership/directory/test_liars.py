@@ -112,3 +112,17 @@ def test_who_gets_nothing_because_its_feeder_has_nothing_stays() -> None:
         home.claims.expire()
         assert not home.report("b", 8 * MIB, "a")
         assert not home.report("c", 8 * MIB, "b")
+
+
+def test_who_resumes_has_time_to_read_back_what_it_has() -> None:
+    home = Home()
+    start_chain(home, "a")
+    assert home.feeder("b", 4 * MIB) == "a"
+    offset, seconds = 8 * MIB, 0.0
+    while not home.report("b", 4 * MIB, "a"):
+        home.now, seconds = home.now + 1, seconds + 1
+        assert seconds < 60
+        offset += MIB
+        home.has("a", offset)
+        home.claims.expire()
+    assert seconds >= 20

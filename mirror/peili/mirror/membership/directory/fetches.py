@@ -13,7 +13,7 @@ STALLED_TIME = 15.0
 
 _COMPARED = 16
 """How many hosts are compared. The one of them that feeds the fewest for other keys comes first."""
-_MOST_LEFT = 256
+_MOST_LEFT = 64
 """Of how many hosts that were forgotten it is remembered who has fed them. They may complain later."""
 
 

@@ -15,8 +15,9 @@ _FED_TIME = 0.8
 """Seconds for which a host must have been fed before its rate counts."""
 _SLOWER = 2
 """A feeder is slow if it sends this many times less than it receives, and than others send."""
-_STUCK_TIME = 5.0
-"""Seconds after which a host that got nothing at all from its feeder, although that has more, is stuck."""
+_STUCK_TIME, _STUCK_RESUME_TIME = 5.0, 20.0
+"""Seconds after which a host that got nothing at all from its feeder, although that has more, is stuck: if it has begun
+with the first byte, and if not. It may then read back what it has first, for up to half of ``limits.wait_timeout``."""
 _BAD_REPORTS = 2
 """After so many reports in a row that show a slow link, something is done."""
 _SIBLING_FACTOR = 3
@@ -101,7 +102,8 @@ def is_stuck(child: Fetcher, feeder: Fetcher, now: float) -> bool:
 
     A feeder that only says so may tell its child that it waits itself. The child would wait, and all hosts behind it.
     """
-    gets_nothing = child.offset <= child.fed_offset and child.fed_since + _STUCK_TIME <= now
+    time = _STUCK_RESUME_TIME if child.fed_offset else _STUCK_TIME
+    gets_nothing = child.offset <= child.fed_offset and child.fed_since + time <= now
     return gets_nothing and not feeder.is_whole and feeder.offset - child.offset > _LAG
 
 
