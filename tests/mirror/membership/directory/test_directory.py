@@ -24,6 +24,8 @@ from tests.support.ports import free_ports
 from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Limits, Mirror, Peer, PeerCertificates, Want, serve
+from peili.mirror.client.client import PeerClient
+from peili.mirror.client.connection import ResponseHead
 from peili.mirror.membership.directory.directory import message_interval
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.peer_api.directory import (
@@ -525,3 +527,19 @@ async def test_members_that_change_all_the_time_cost_a_home_little(monkeypatch: 
             directory.members.mark_old(Peer("changing", ("http://127.0.0.1:1",)))
             await asyncio.sleep(0.01)
         assert counts["expire"] <= loop.time() - started + 1
+
+
+async def test_an_unexpected_error_of_a_request_ends_no_reports(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object, **__: object) -> tuple[ResponseHead, bytes]:
+        raise LookupError("a bug")
+
+    async with cluster(2) as [host, other]:
+        await until(lambda: are_synced([host, other]))
+        with monkeypatch.context() as patch:
+            patch.setattr(PeerClient, "request", fail)
+            other.store.add(b"first")
+            await until(lambda: f"asking the home {host.url} failed, which is a bug" in caplog.text)
+        key = other.store.add(b"second").digest
+        await until(lambda: host.directory.home.records.find(key).holders)

@@ -212,15 +212,21 @@ class HomeClient:
         self, peer: Peer, path: str, body: bytes, headers: dict[str, str] | None = None
     ) -> tuple[ResponseHead, bytes]:
         """Send a message to a member, and return its answer. Raises PeerUnavailable."""
-        head, answer = await self._context.client.request(
-            "POST",
-            peer,
-            path,
-            body,
-            timeout=self.answer_time,
-            max_response=MAX_MESSAGE,
-            headers={**JSON_HEADERS, IDENTITY_HEADER: self.identity, **(headers or {})},
-        )
+        try:
+            head, answer = await self._context.client.request(
+                "POST",
+                peer,
+                path,
+                body,
+                timeout=self.answer_time,
+                max_response=MAX_MESSAGE,
+                headers={**JSON_HEADERS, IDENTITY_HEADER: self.identity, **(headers or {})},
+            )
+        except PeerUnavailable:
+            raise
+        except Exception as error:  # the task that reports to this home would end
+            self._context.log.exception("asking the home %s failed, which is a bug", peer.id)
+            raise PeerUnavailable(f"peer {peer.id} can't be asked: {error!r}", FailureReason.BROKEN) from error
         self.members.learn(peer, head.header(IDENTITY_HEADER))
         return head, answer
 
