@@ -60,6 +60,13 @@ def test_a_host_that_says_for_ever_that_it_fetches_other_content_first_is_not_wa
         home.claims.expire()
         home.report("liar", 0, is_queued=True)
     assert home.ask("b") == GoUpstream()
+    for _ in range(400):
+        home.now += 1
+        home.claims.expire()
+        home.report("b", 0)
+    home.report("c", 0, is_queued=True)
+    home.now += 1
+    assert home.feeder("d") == "c", "that was long ago"
 
 
 def test_one_host_does_not_fill_the_table_of_keys() -> None:

@@ -34,7 +34,8 @@ class Fetch:
         recorded: The hosts that are here because of what they have reported about their stores.
         roots: The ids of the hosts that were sent upstream.
         begun_at: When the first of them was; None before that.
-        queued_since: When a host first said that its runtime fetches other content before this; None if none did.
+        queued_since: When a host first said that its runtime fetches other content before this; None if none did. It
+            counts for ten minutes.
         opened_by: As above.
         accused: The feeders that each host has accused of wrong bytes, as far as it is believed.
         asked: When a host last asked for the key.

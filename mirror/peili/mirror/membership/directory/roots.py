@@ -34,9 +34,9 @@ _KNOWN_TIME = 10.0
 """Seconds that the first bytes may need if the host has got something else from upstream lately."""
 _SLOW_STEPS = 2
 """They may also need this many times as long as another root needs from one step of its file to the next."""
-_QUEUED_TIME = 130.0
-"""Seconds after which nobody is believed any more that its runtime fetches other content before a key. Others wait for
-this host, which may be wrong or lie. Hosts stop saying so after 120 s."""
+_QUEUED_TIME, _QUEUED_INTERVAL = 130.0, 600.0
+"""Seconds after which nobody is believed any more that its runtime fetches other content before a key, and after which
+that is believed again. Others wait for this host, which may be wrong or lie. Hosts stop saying so after 120 s."""
 
 
 def make_root(fetch: Fetch, fetcher: Fetcher, now: float) -> None:
@@ -59,7 +59,8 @@ def keep_queued(fetch: Fetch, fetcher: Fetcher, rates: LinkRates, now: float) ->
 
     If this home was restarted and knows of no root, it makes the host one again, so that it sends nobody else.
     """
-    fetch.queued_since = now if fetch.queued_since is None else fetch.queued_since
+    if fetch.queued_since is None or fetch.queued_since + _QUEUED_INTERVAL <= now:
+        fetch.queued_since = now
     if fetch.queued_since + _QUEUED_TIME <= now:
         return
     if not fetch.live_roots(now):
