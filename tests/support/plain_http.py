@@ -21,6 +21,6 @@ def plain_client(*, timeout: float | httpx.Timeout = WAIT, **options: Any) -> ht
     return httpx.AsyncClient(verify=NO_AUTHORITIES, timeout=timeout, **options)
 
 
-def plain_get(url: str, *, timeout: float = WAIT, **options: Any) -> httpx.Response:
+def plain_get(url: str, *, timeout: float | httpx.Timeout = WAIT, **options: Any) -> httpx.Response:
     """Send a request with these options of httpx. This call blocks."""
     return httpx.get(url, verify=NO_AUTHORITIES, timeout=timeout, **options)
