@@ -17,7 +17,7 @@ from peili.mirror.testing.images import Image
 
 KIB = 1 << 10
 MIB = 1 << 20
-_ROUNDS = 3
+_ROUNDS = 5
 """How often hosts pull new images until upstream has sent few copies of one."""
 
 
@@ -72,6 +72,13 @@ def wait_found(host: Host, published: Published) -> None:
     for digest in platform_digests(published.image):
         path = published.blob_url(digest)
         wait_for(lambda path=path: host.can_find(path), f"{host.name} finds {digest}")  # type: ignore[misc]  # bound early
+
+
+def wait_sent(host: Host, published: Published) -> None:
+    """Wait until the local door of `host` sends all of the image. A holder that is only known may be slow, or frozen."""
+    for digest in platform_digests(published.image):
+        path = published.blob_url(digest)
+        wait_for(lambda path=path: host.peili.request("GET", path).status == 200, f"{host.name} sends {digest}")  # type: ignore[misc]  # bound early
 
 
 def assert_no_wrong_blob(containerd: Containerd) -> None:

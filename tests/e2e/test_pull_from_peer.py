@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has, wait_found
+from tests.e2e.checks import KIB, MIB, assert_has, wait_found, wait_sent
 from tests.lab.lab import Lab
 from tests.lab.releases import RELEASE_NAMES, ParameterSet, each_release, release
 
@@ -49,7 +49,7 @@ def test_an_image_is_pulled_by_digest_while_upstream_is_stopped(lab: Lab) -> Non
         b.containerd.pull(published.by_digest)
         assert_has(b, published.image)
         a.peili.process.freeze()  # so that c gets everything from b
-        wait_found(c, published)
+        wait_sent(c, published)
         c.containerd.pull(published.by_digest)
         assert_has(c, published.image)
     finally:
