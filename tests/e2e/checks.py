@@ -75,7 +75,7 @@ def wait_found(host: Host, published: Published) -> None:
 
 
 def wait_sent(host: Host, published: Published) -> None:
-    """Wait until the local door of `host` sends all of the image. A holder that is only known may be slow, or frozen."""
+    """Wait until the local door of `host` sends all of the image. A holder that it knows may be slow, or frozen."""
     for digest in platform_digests(published.image):
         path = published.blob_url(digest)
         wait_for(lambda path=path: host.peili.request("GET", path).status == 200, f"{host.name} sends {digest}")  # type: ignore[misc]  # bound early
