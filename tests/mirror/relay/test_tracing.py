@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -18,6 +19,7 @@ from tests.support.waiting import WAIT, until
 from typing_extensions import override
 
 from peili.mirror import Content, Digest, Feed, Mirror, Peer, Upstream, serve
+from peili.mirror.doors.received import ReceivedRoute
 from peili.mirror.peer_api.received import ReceivedBytes, encode_received, parse_received
 from peili.mirror.relay.verify import DigestMismatch, Verifier
 from peili.routers.memory import MemoryRouter
@@ -267,6 +269,45 @@ async def test_a_host_that_fetched_from_upstream_reads_its_store(is_whole: bool)
         [answer] = parse_received(response.content)
         assert answer.sources == [(0, None)]
         assert list(answer.prefixes) == list(prefixes(DATA))[: 4 if is_whole else 2]
+
+
+class SlowStore(MemoryStore):
+    """Counts how often content was opened, and opens it when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = 0
+        self.may_open = asyncio.Event()
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        self.opened += 1
+        await self.may_open.wait()
+        return await super().open(digest, partial=partial)
+
+
+async def test_hosts_that_ask_at_the_same_moment_cost_one_reading_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peili.mirror.doors.received._READ_TIMEOUT", 1000.0)
+    store, waiting = SlowStore(), Counter[str]()
+    store.begin(DIGEST, len(DATA)).write(DATA)
+    reading = ReceivedRoute._stored  # pyright: ignore[reportPrivateUsage] - nothing else shows who waits
+
+    async def count(route: ReceivedRoute, digest: Digest) -> ReceivedBytes | None:
+        waiting[digest] += 1
+        return await reading(route, digest)
+
+    monkeypatch.setattr(ReceivedRoute, "_stored", count)
+    async with asking(store) as client:
+        answers = [asyncio.create_task(client.get(PATH + DIGEST)) for _ in range(10)]
+        await until(lambda: waiting[DIGEST] == 10)
+        store.may_open.set()
+        for answer in answers:
+            [attempt] = parse_received((await answer).content)
+            assert attempt.sources == [(0, None)]
+            assert list(attempt.prefixes) == list(prefixes(DATA))
+        assert store.opened == 1
+        await client.get(PATH + DIGEST)
+        assert store.opened == 2, "what the store has may have changed since"
 
 
 class UnreadableStore(MemoryStore):
