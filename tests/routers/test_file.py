@@ -33,7 +33,7 @@ def replace(file: Path, text: str) -> None:
     ("text", "peers"),
     [
         (f"{A}\n{B}\n", [Peer(A, (A,)), Peer(B, (B,))]),
-        (f"# members\n\n  {A}/  # rack 1\r\n\t# {C}\n{B}", [Peer(A, (A,)), Peer(B, (B,))]),
+        (f"# members\n\n  {A}/\t# rack 1\r\n\t# {C}\n{B} # x", [Peer(A, (A,)), Peer(B, (B,))]),
         (f"\ufeff{A}\n{A}\n", [Peer(A, (A,))]),
         ("# nobody yet\n", []),
         ("[]", []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from peili.routers.file.source import FileSource, SourceError, decode, read_file
 from peili.routers.static import read_peers
 
 _LOG = logging.getLogger(__name__)
+_COMMENT = re.compile(r"(^|\s)#.*")
 
 
 class InvalidFile(ValueError):
@@ -122,7 +124,7 @@ def _parse_json(text: str) -> list[Peer]:
 def _parse_lines(text: str) -> list[Peer]:
     urls: dict[str, None] = {}
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
-        content = "" if line.lstrip().startswith("#") else line.partition(" #")[0].strip()
+        content = _COMMENT.sub("", line).strip()
         if content:
             try:
                 urls[base_url(content)] = None
