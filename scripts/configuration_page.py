@@ -41,7 +41,8 @@ INTRODUCTION = """\
 Every key of `peili.toml`. `peili serve --check` names each mistake of a file. [running.md](running.md) says which file
 is read, and explains the routers. A key can also be an environment variable, `PEILI_SECTION__KEY=VALUE`, or a flag,
 `--set SECTION.KEY=VALUE`; flags come before variables, and variables before the file. A value of a variable or a flag
-is TOML, or a string if it is not. Times are in seconds, sizes in bytes."""
+is TOML, or a string if it is not. In a flag, a name with dots has quotes: `--set 'upstream."registry.corp".url=…'`.
+Times are in seconds, sizes in bytes."""
 _MIB = 1 << 20
 _SECONDS = ("_timeout", "_ttl", "_delay", "_window", "_heartbeat", "backoff_min", "backoff_max", "rest_max")
 _BYTES = ("_memory", "_size", "_answer", "verify_ahead", "path_length")

@@ -246,6 +246,15 @@ def test_an_option_may_be_nested_to_some_depth() -> None:
         settings.merge(settings.from_flags([f"a.b.{'c.' * 5000}d=1"]))
 
 
+def test_a_flag_may_have_quotes_around_a_name_with_dots() -> None:
+    for quote in "\"'":
+        found = settings.merge(settings.from_flags([f"upstream.{quote}registry.corp{quote}.url=https://x.corp=y"]))
+        assert found["upstream"]["registry.corp"].value == {"url": "https://x.corp=y"}
+    for wrong in ('upstream."a.b=1', 'upstream."a"b=1', 'a""b.c=1', "a..b=1", "a.b.=1", 'a."".b=1'):
+        with pytest.raises(ConfigError, match=r"^--set: SECTION\.KEY=VALUE, not "):
+            list(settings.from_flags([wrong]))
+
+
 def test_a_byte_order_mark_is_ignored(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf[log]\r\nlevel = 'debug'\r\n")
     assert parse_config(settings.merge(settings.from_file(file))).log.level == "debug"

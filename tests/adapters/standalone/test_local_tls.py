@@ -205,15 +205,15 @@ def test_a_key_that_others_may_read_is_refused(of: str, authority: Authority, tm
         "hosts.client_key": partial(hosts.extension, config),
         "client": partial(HostsFiles, "https://127.0.0.1:5050", client=(issued.cert, issued.key)),
     }
-    with pytest.raises(ConfigError, match=rf"^{of}: a file that only its owner may read; chmod 600 "):
+    with pytest.raises(ConfigError, match=rf"^(here: )?{of}: a file that only its owner may read; chmod 600 "):
         use[of]()
 
 
 @pytest.mark.parametrize(
     ("section", "values", "line"),
     [
-        ("local", {"cert": "a"}, "local.key: both cert and key, or neither"),
-        ("local", {"client_ca": "a"}, "local.client_ca: only together with cert and key"),
+        ("local", {"cert": "a"}, "here: local.key: both cert and key, or neither"),
+        ("local", {"client_ca": "a"}, "here: local.client_ca: only together with cert and key"),
         ("hosts", {"client_key": "a"}, "hosts.client_cert: both client_cert and client_key, or neither"),
     ],
 )
@@ -222,3 +222,10 @@ def test_half_of_a_setting_is_an_error(section: str, values: dict[str, object], 
     with pytest.raises(ConfigError) as raised:
         config.local.build_ssl() if section == "local" else hosts.extension(config)
     assert str(raised.value).endswith(line)
+
+
+def test_a_device_is_no_private_key() -> None:
+    """Nobody should be told to change its mode."""
+    config = configuration(local={"cert": "/dev/null", "key": "/dev/null"})
+    with pytest.raises(ConfigError, match=r"^here: local\.key: a file; /dev/null is something else$"):
+        config.local.build_ssl()

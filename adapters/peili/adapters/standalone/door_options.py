@@ -21,6 +21,7 @@ class LocalOptions:
         cert: The certificate of the door, and its chain. With it, the door uses TLS.
         key: The private key of the certificate. Nobody but its owner may read it.
         client_ca: The authority of the certificates that clients must show.
+        sources: Where each key was set.
     """
 
     listen: tuple[str, ...]
@@ -29,19 +30,24 @@ class LocalOptions:
     cert: Path | None = None
     key: Path | None = None
     client_ca: Path | None = None
+    sources: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def build_ssl(self) -> LocalCertificate | None:
         """Return the certificate of the door; None for plain HTTP. Raises ConfigError."""
+        try:
+            return self._build_ssl()
+        except ConfigError as error:
+            source = self.sources.get(error.key, self.sources.get("cert", self.sources.get("key")))  # one is missing
+            raise error.within("local", source=source) from error
+
+    def _build_ssl(self) -> LocalCertificate | None:
         if (self.cert is None) != (self.key is None):
-            raise ConfigError(f"local.{'key' if self.key is None else 'cert'}", "both cert and key, or neither")
+            raise ConfigError("key" if self.key is None else "cert", "both cert and key, or neither")
         if self.cert is None or self.key is None:
             if self.client_ca is not None:
-                raise ConfigError("local.client_ca", "only together with cert and key")
+                raise ConfigError("client_ca", "only together with cert and key")
             return None
-        try:
-            return LocalCertificate(self.cert, self.key, self.client_ca)
-        except ConfigError as error:
-            raise error.within("local") from error
+        return LocalCertificate(self.cert, self.key, self.client_ca)
 
     @property
     def is_only_for_this_host(self) -> bool:

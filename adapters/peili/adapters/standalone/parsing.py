@@ -141,7 +141,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
     """Return the keys of each section. Those of a plug-in are known to the plug-in, except ``kind``."""
     return {
         **dict.fromkeys(_DEFAULT_PLUGINS, ("kind",)),
-        "local": _field_names(LocalOptions),
+        "local": tuple(name for name in _field_names(LocalOptions) if name != "sources"),
         "ops": ("listen",),
         "peer": tuple(name for name in _field_names(PeerOptions) if name != "sources"),
         "mirror": _field_names(MirrorOptions),
@@ -153,7 +153,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
 
 
 def _parse_local(sections: Sections) -> LocalOptions:
-    with _section("local", sections, *_field_names(LocalOptions)) as section:
+    with _section("local", sections, *known_keys()["local"]) as section:
         options = LocalOptions(
             listen=read_addresses(section, "listen", "127.0.0.1:5050"),
             allow_clients=section.texts("allow_clients", (), empty=True),
@@ -161,6 +161,7 @@ def _parse_local(sections: Sections) -> LocalOptions:
             cert=section.path("cert", None),
             key=section.path("key", None),
             client_ca=section.path("client_ca", None),
+            sources={key: setting.source for key, setting in sections.get("local", {}).items()},
         )
         try:
             clients_in(options.allow_clients)

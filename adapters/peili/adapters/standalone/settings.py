@@ -20,6 +20,9 @@ OUTSIDE = ""
 """Stands for the key of a value that stands in no section."""
 CONFIG_VARIABLE = "PEILI_CONFIG"
 """The variable that names the configuration file; no file, if it is empty."""
+_NAME = re.compile(r"""(?<=\.)"[^"]+"|(?<=\.)'[^']+'|[^."']+""")
+_NAMES = re.compile(rf"(?:{_NAME.pattern})(?:\.(?:{_NAME.pattern}))*")
+"""A part of a key on the command line, which is in quotes if it has a dot, and a whole key."""
 _DEEPEST = 32
 """How deeply a value may be nested. No key needs more, and checks and messages go through values recursively."""
 _LARGEST = 1024
@@ -129,8 +132,8 @@ def from_flags(flags: Sequence[str]) -> Iterator[Assignment]:
     """Read the values of ``--set SECTION.KEY=VALUE``. Raises ConfigError."""
     for flag in flags:
         name, equals, text = flag.partition("=")
-        path = tuple(name.strip().split("."))
-        if not equals or len(path) < 2 or not all(path):
+        path = tuple(each.strip("\"'") for each in _NAME.findall(name.strip()))
+        if not equals or len(path) < 2 or not _NAMES.fullmatch(name.strip()):
             raise ConfigError("--set", f"SECTION.KEY=VALUE, not {flag!r}")
         yield Assignment(path, Setting(toml_value(text), "--set", text))
 

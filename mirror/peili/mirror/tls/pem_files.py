@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import stat
 from pathlib import Path
 
 from peili.mirror.errors import ConfigError
@@ -46,17 +47,21 @@ def load_chain(context: ssl.SSLContext, cert: Path, key: Path) -> None:
 def check_private(name: str, key: Path) -> None:
     """Check that nobody but its owner may read the file of a private key. A file that is missing is reported elsewhere.
 
+    A device is refused, too: nobody should change the mode of that.
+
     Args:
         name: What the file is called in the error.
         key: The file.
 
     Raises:
-        ConfigError: Others may read it.
+        ConfigError: Others may read it, or it is no regular file.
     """
     try:
         mode = key.stat().st_mode
     except OSError:
         return
+    if not stat.S_ISREG(mode):
+        raise ConfigError(name, f"a file; {key} is something else")
     if mode & 0o077:
         raise ConfigError(name, f"a file that only its owner may read; chmod 600 {key}")
 
