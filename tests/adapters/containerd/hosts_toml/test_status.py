@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from tests.support.directories import open_directory
 from tests.support.trees import Tree, make_tree
 
 from peili.adapters.containerd import HostsFiles
@@ -134,3 +136,20 @@ def test_a_hidden_directory_has_a_note(tmp_path: Path) -> None:
     hidden = next(each for each in HostsFiles(MIRROR, config_path=[tmp_path]).show() if each.notes)
     assert hidden.directory == tmp_path / "r:5000"
     assert hidden.notes == (f"containerd never uses this directory, but {tmp_path}/r_5000_",)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change the user")
+@pytest.mark.parametrize("unreadable", ["hosts.toml", "key.pem"])
+def test_what_only_root_may_read_is_uncertain(unreadable: str) -> None:
+    """containerd runs as root, and may read it."""
+    with open_directory() as root:
+        content = b"[host.'https://m']\nclient = [['key.pem', 'key.pem']]\n"
+        make_tree(root, {"docker.io/hosts.toml": content, "docker.io/key.pem": b"-----BEGIN CERTIFICATE-----"})
+        (root / "docker.io" / unreadable).chmod(0o600)
+        os.seteuid(65534)
+        try:
+            [shown] = HostsFiles("http://127.0.0.1:5050", config_path=[root], version="2.1.0").show()
+        finally:
+            os.seteuid(0)
+        assert (shown.is_uncertain, shown.is_broken) == (True, False)
+        assert shown.notes[0].endswith("this user may not read it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from peili.adapters.files.editor import Ambiguous, CannotEdit
 _DOCKER_HUB = "https://registry-1.docker.io"
 _BEGIN_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 NO_PULLS = "containerd cannot pull from this registry"
+_NO_ACCESS = "this user may not read it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,8 @@ def _status(directory: RegistryDirectory, mirror: str, version: ContainerdVersio
     except CannotEdit as error:  # a link to nothing, which containerd treats like a missing file
         return _status_without_file(directory, mirror, str(error))
     except OSError as error:
+        if _may_be_readable(error):
+            return _uncertain(directory, mirror, f"peili cannot tell how containerd reads {HOSTS_TOML}: {_NO_ACCESS}")
         note = f"{NO_PULLS}: {HOSTS_TOML} cannot be read: {error.strerror}"
         return RegistryStatus(directory.registry, directory.path, (), (note,), mirror, is_broken=True)
     return _with_notes(directory, found.hosts, _notes(directory, found), problem, mirror)
@@ -211,6 +215,8 @@ def _file_problem(kind: str, paths: Sequence[str]) -> str | None:
         except ValueError:
             return f"{path!a} cannot be the path of a file"
         except OSError as error:
+            if _may_be_readable(error):
+                raise Ambiguous(f"{path}: {_NO_ACCESS}") from error
             return f"{path} cannot be read: {error.strerror}"
         if path == paths[0] and _BEGIN_CERTIFICATE not in data:
             return f"{path} contains no certificate"
@@ -223,3 +229,8 @@ def _file_problem(kind: str, paths: Sequence[str]) -> str | None:
     except (ssl.SSLError, OSError, ValueError) as error:
         raise Ambiguous(f"{' and '.join(paths)} may not be a usable certificate") from error
     return None
+
+
+def _may_be_readable(error: OSError) -> bool:
+    """Return whether containerd may be able to read a file that this process can't: containerd runs as root."""
+    return isinstance(error, PermissionError) and os.geteuid() != 0
