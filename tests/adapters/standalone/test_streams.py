@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from peili.adapters.standalone.cli import main
+from peili.adapters.standalone.streams import exit_code
 
 COMMAND = (sys.executable, "-m", "peili.adapters.standalone")
 
@@ -58,6 +60,15 @@ def test_a_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
     done = shell(script, "hosts", "show", "--config-path=relative", "--containerd-version=2.1.0")
     line = b"peili: the current directory does not exist any more; change to another one\n"
     assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_other_errors_of_the_system_are_not_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(OSError(errno.EMFILE, "too many open files")) == 1
+    line = "peili: too few files may be open; raise the limit (ulimit -n, or LimitNOFILE= of the service)\n"
+    assert capsys.readouterr().err == line
+    for error in (OSError(errno.EPERM, "no"), OSError(errno.ENOSPC, "full", "/some/file"), OSError("odd")):
+        with pytest.raises(OSError, match=str(error.args[-1])):
+            exit_code(error)
 
 
 def test_an_error_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,9 @@ class RunningPeili:
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody: the authorities take long to load
         try:
             answer = httpx.get(self.url + path, params=parameters, timeout=timeout, trust_env=False, verify=verify)
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: not a host name
+        except UnicodeError as error:  # the host is no name, or a parameter is not UTF-8
+            raise PeiliError(f"{self.url} can't be asked: {error}") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             hint = "is `peili serve` running, and with this configuration?"
             if "[SSL" in reason or (self._tls is not None and not isinstance(error, httpx.ConnectError)):

@@ -52,7 +52,7 @@ def complain(message: object) -> None:
 def exit_code(error: OSError) -> int:
     """Say in one line what is wrong, and return the exit code. Raises `error` if it is about something else.
 
-    What the process was started with may be wrong: its output, or its current directory.
+    What the process was started with may be wrong: its output, its limits, or its current directory.
     """
     if isinstance(error, BrokenPipeError):  # `peili … | head`: nobody reads the rest
         _discard_output()
@@ -62,6 +62,8 @@ def exit_code(error: OSError) -> int:
     if error.errno in _WRITE_ERRORS:
         _discard_output()
         complain(f"the output can't be written: {os.strerror(error.errno).lower()}")
+    elif error.errno in {errno.EMFILE, errno.ENFILE}:
+        complain("too few files may be open; raise the limit (ulimit -n, or LimitNOFILE= of the service)")
     elif not _has_directory():
         complain("the current directory does not exist any more; change to another one")
     else:
