@@ -90,3 +90,28 @@ def test_a_mirror_added_by_hand_is_recognised_in_every_form(url: str, tmp_path: 
     outcome = files.apply()
     assert (outcome.changes, outcome.problems) == ((), ())
     assert files.show()[0].is_first
+
+
+def test_a_copy_of_the_directories_is_no_registry(tmp_path: Path) -> None:
+    """Its name could be a registry's, such as ``registry``, which has no directories in it."""
+    make_tree(
+        tmp_path,
+        {"backup/docker.io/hosts.toml": b"[host.'https://m']\n", "registry/ca.crt": b"", "docker.io/old/x": b""},
+    )
+    before = snapshot(tmp_path)
+    files = HostsFiles(MIRROR, config_path=[tmp_path], version="2.1.0")
+    assert {each.file.parent.name for each in files.apply().changes} == {"registry", "docker.io", "_default"}
+    assert {each.registry for each in files.show()} == {"registry", "docker.io", "_default"}
+    files.remove()
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("level", ["etc/containerd", "etc", ""])
+def test_a_directory_above_the_usual_one_is_not_changed(level: str, tmp_path: Path) -> None:
+    make_tree(tmp_path, {"etc/containerd/certs.d/docker.io": None, "etc/apt": None, "etc/containerd/config.toml": b""})
+    before = snapshot(tmp_path)
+    outcome = HostsFiles(MIRROR, config_path=[tmp_path / level], version="2.1.0").apply()
+    [problem] = outcome.problems
+    hint = f"containerd's config_path is a directory below it; did you mean {tmp_path}/etc/containerd/certs.d?"
+    assert str(problem) == f"{tmp_path / level}: not changed: {hint}"
+    assert snapshot(tmp_path) == before

@@ -148,6 +148,15 @@ class RegistryDirectory:
         """The content without peili's section; None if there would be no file. Raises CannotEdit, OSError."""
         return None if self.data is None or self.content.is_created_by_peili else self.content.rest
 
+    @property
+    def is_something_else(self) -> bool:
+        """Whether it has directories and no hosts.toml, as no registry's directory has."""
+        try:
+            found = [*self.path.iterdir()]
+            return any(each.is_dir() for each in found) and all(each.name != HOSTS_TOML for each in found)
+        except OSError:
+            return False  # whoever reads the directory reports that
+
     @cached_property
     def exists_without_peili(self) -> bool:
         """Whether the directory would exist if peili had created nothing. Raises OSError."""
@@ -194,9 +203,16 @@ def find_directory(roots: Sequence[Path], registry: str) -> SearchResult:
 def registry_directories(root: Path) -> Iterator[RegistryDirectory]:
     """Yield every registry's directory in `root`, ``_default`` last. Raises OSError.
 
-    Directories whose name cannot be a registry's are left out, because containerd never uses them.
+    Left out are directories that containerd never uses, or that hardly anyone means as a registry: their name cannot be
+    a registry's, or it has neither a dot nor a port, and they have directories and no hosts.toml, as a backup has.
     """
-    return (each for each in all_directories(root) if each.registry == DEFAULT or is_registry(each.registry))
+    return (
+        each
+        for each in all_directories(root)
+        if each.registry == DEFAULT
+        or looks_like_registry(each.registry)
+        or (is_registry(each.registry) and not each.is_something_else)
+    )
 
 
 def all_directories(root: Path) -> Iterator[RegistryDirectory]:

@@ -137,6 +137,8 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
 
     @override
     def _edits_to_apply(self) -> Iterator[Callable[[], Edit]]:
+        for root in self.roots:
+            _check_level(root)
         for registry in self.registries or (*configured_registries(self.roots), DEFAULT):
             yield partial(insertion_edit, self.roots, registry, self._host)
 
@@ -150,6 +152,13 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
                 is_chosen = not wanted or directory.path.name in wanted
                 if is_chosen and (directory.path in of_registries or _is_edited(directory)):
                     yield partial(_removal_edit, directory)
+
+
+def _check_level(root: Path) -> None:
+    """Check that `root` is not a directory above the usual one. Raises CannotEdit."""
+    for below in (_CONTAINERD.relative_to("/"), Path("containerd/certs.d"), Path("certs.d")):
+        if (root / below).is_dir():
+            raise CannotEdit(f"containerd's config_path is a directory below it; did you mean {root / below}?", root)
 
 
 def _is_edited(directory: RegistryDirectory) -> bool:
