@@ -115,3 +115,14 @@ def test_a_directory_above_the_usual_one_is_not_changed(level: str, tmp_path: Pa
     hint = f"containerd's config_path is a directory below it; did you mean {tmp_path}/etc/containerd/certs.d?"
     assert str(problem) == f"{tmp_path / level}: not changed: {hint}"
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["docker.io", "registry_5000_"])
+def test_the_directory_of_a_registry_is_no_config_path(name: str, tmp_path: Path) -> None:
+    directory = tmp_path / "certs.d" / name
+    make_tree(directory, {"hosts.toml": b"[host.'https://m']\n"})
+    before = snapshot(tmp_path)
+    [problem] = HostsFiles(MIRROR, config_path=[directory], version="2.1.0").apply().problems
+    hint = f"it is the directory of a registry; did you mean {tmp_path}/certs.d?"
+    assert str(problem) == f"{directory}: not changed: {hint}"
+    assert snapshot(tmp_path) == before

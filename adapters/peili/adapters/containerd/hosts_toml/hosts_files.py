@@ -16,6 +16,7 @@ from peili.adapters.containerd.hosts_toml.directories import (
     configured_registries,
     directory_names,
     registry_directories,
+    registry_of,
 )
 from peili.adapters.containerd.hosts_toml.insertion import MirrorHost, insertion_edit
 from peili.adapters.containerd.hosts_toml.model import CAPABILITIES, DEFAULT, RegistryHost, api_root
@@ -24,7 +25,7 @@ from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
 from peili.adapters.files.urls import check_mirror_url
-from peili.mirror import ApiRoot, ConfigError, check_private, check_registries, default_roots
+from peili.mirror import ApiRoot, ConfigError, check_private, check_registries, default_roots, looks_like_registry
 
 _CONTAINERD = Path("/etc/containerd/certs.d")
 _DOCKER = Path("/etc/docker/certs.d")
@@ -155,7 +156,9 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
 
 
 def _check_level(root: Path) -> None:
-    """Check that `root` is not a directory above the usual one. Raises CannotEdit."""
+    """Check that `root` is neither a directory above the usual one nor that of a registry. Raises CannotEdit."""
+    if root.parent.name == _CONTAINERD.name and looks_like_registry(registry_of(root.name)):
+        raise CannotEdit(f"it is the directory of a registry; did you mean {root.parent}?", root)
     for below in (_CONTAINERD.relative_to("/"), Path("containerd/certs.d"), Path("certs.d")):
         if (root / below).is_dir():
             raise CannotEdit(f"containerd's config_path is a directory below it; did you mean {root / below}?", root)
