@@ -109,6 +109,15 @@ def test_the_target_of_a_link_is_changed_and_the_link_stays(file: Path, tmp_path
     assert problem.reason == "not changed: a symbolic link that leads nowhere"
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "config.yaml.d/mirrors.yaml", "k3s.yaml"])
+def test_other_files_of_k3s_are_refused(name: str, tmp_path: Path) -> None:
+    """With mirrors in its config.yaml, k3s does not start."""
+    with pytest.raises(
+        ConfigError, match=rf"^file: a registries\.yaml; {tmp_path}/{name} is another file of k3s or RKE2$"
+    ):
+        RegistriesFile(PEILI, file=tmp_path / name)
+
+
 def test_a_link_to_something_else_than_a_file_stays_as_it_is(file: Path, tmp_path: Path) -> None:
     """People switch a file off with a link to ``/dev/null``. A FIFO stands for it: whoever opens that, waits."""
     os.mkfifo(tmp_path / "fifo")

@@ -34,6 +34,8 @@ FILES = (Path("/etc/rancher/k3s/registries.yaml"), Path("/etc/rancher/rke2/regis
 HEADER = "# Made by peili, which deletes this file when nothing else is left in it.\n"
 """The first line of a file that peili created."""
 
+_OTHER_FILES = ("config.yaml", "k3s.yaml", "rke2.yaml")
+"""With mirrors in its config.yaml, k3s does not start. The others say how to reach the cluster."""
 _NO_FALLBACK = "disable-default-registry-endpoint"
 
 
@@ -90,7 +92,7 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
             without an entry. The default is ``*`` and each registry that has an entry.
 
     Raises:
-        ConfigError: A value is wrong, or k3s generates the file.
+        ConfigError: A value is wrong, or the file is another one of k3s.
     """
 
     def __init__(self, mirror: str, *, file: str | Path = FILES[0], registries: Iterable[str] = ()) -> None:
@@ -101,6 +103,8 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
         check_registries(registry for registry in self.registries if registry != WILDCARD)
         if is_generated(self.file) or self.file.name in {"hosts.toml", "config.toml"}:
             raise ConfigError("file", f"a registries.yaml; k3s or RKE2 generates {self.file} from it at each start")
+        if self.file.name in _OTHER_FILES or self.file.parent.name == "config.yaml.d":
+            raise ConfigError("file", f"a registries.yaml; {self.file} is another file of k3s or RKE2")
 
     @property
     def product(self) -> str:
