@@ -124,8 +124,15 @@ def test_peili_is_a_namespace_that_others_may_add_to() -> None:
 
 
 @pytest.mark.parametrize("root", SOURCE_ROOTS)
-def test_each_root_says_that_it_is_typed(root: str) -> None:
-    assert list((ROOT / root / "peili").rglob("py.typed")), f"no py.typed below {root}/peili"
+def test_each_package_says_that_it_is_typed(root: str) -> None:
+    """pyright looks into the outermost package only, and a namespace is none. mypy looks into all folders above."""
+    packages = {each.parent for each in (ROOT / root / "peili").rglob("__init__.py")}
+    outermost = {each for each in packages if each.parent not in packages}
+    assert outermost
+    untyped = [str(each.relative_to(ROOT)) for each in outermost if not (each / "py.typed").exists()]
+    assert not untyped, f"no py.typed in {', '.join(untyped)}"
+    modules = {each.parent for each in (ROOT / root / "peili").rglob("*.py")} - packages
+    assert all((each / "py.typed").exists() for each in modules if not packages.intersection(each.parents))
 
 
 def exporting() -> list[ModuleType]:
