@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+import anyio
 import httpx
 import pytest
 from tests.support.plain_http import plain_client
@@ -432,6 +433,28 @@ async def test_a_router_that_ignores_its_cancellation_does_not_hold_up_the_agent
     assert ended
     assert "Obstinate.withdraw ignores that it was cancelled; not awaited" in caplog.text
     await router.has_ended.wait()
+
+
+@pytest.mark.parametrize("when", ["entering", "serving"])
+async def test_a_cancelled_scope_of_anyio_does_not_disturb_the_exit(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such a scope cancels its task at each await, also at those of the exit."""
+    store, router = MemoryStore(), Recording()
+    store.add(b"peili")
+    mirror = Mirror(store, router, limits=replace(QUICK, stop_timeout=30))
+    with anyio.CancelScope() as scope:
+        if when == "entering":
+            scope.cancel()
+        async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+            await until(lambda: len(router.advertised) == 1)
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert not router.advertised
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    async with mirror:
+        await mirror.wait_ready(30)
 
 
 async def test_one_object_may_be_store_and_router_and_need_not_be_hashable() -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from socket import gethostname
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from starlette.types import ASGIApp
@@ -44,7 +45,7 @@ from peili.mirror.rights.gate import Gate
 from peili.mirror.rights.policy import PullRights
 from peili.mirror.status import StatusParts
 from peili.mirror.support.log_lines import LineLogger
-from peili.mirror.support.tasks import Tasks, is_own_failure
+from peili.mirror.support.tasks import Tasks, finish, is_own_failure
 from peili.mirror.support.threads import call_on
 from peili.mirror.tls.peer_tls import PeerTLS
 from peili.mirror.upstream.api_roots import RootFinder, default_roots, trusting
@@ -397,8 +398,8 @@ class Mirror:
         )
         try:
             await self._lifecycle.start()
-        except BaseException:
-            await self.__aexit__()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -409,18 +410,22 @@ class Mirror:
                 tasks.start(self._gate.run())
             await self.accounting.run(replace(context, store=cast("Store", self._plugins["store"])))
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Withdraw what was advertised, wait for the leases that are being released, and exit the plug-ins.
 
         Each step takes at most ``limits.stop_timeout`` seconds, and twice that if a plug-in ignores its cancellation.
         Afterwards the mirror has no task, thread or socket, with two exceptions: a DNS lookup that hangs keeps its
         thread until the system gives up, and such a plug-in keeps its task. Never raises.
+
+        If this task is cancelled meanwhile, also by a cancelled scope of anyio, that is raised in the end.
         """
         lifecycle, self._lifecycle = self._lifecycle, None
         if lifecycle is not None:
             self._is_exiting = True
             try:
-                await lifecycle.stop()
+                await finish(lifecycle.stop(), exc)
             finally:
                 self._is_exiting = False
 

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,6 +22,7 @@ from peili.mirror.mirror import Mirror
 from peili.mirror.server.acceptor import Acceptor
 from peili.mirror.server.listening import Address, address_of, bind, urls_of
 from peili.mirror.server.protocol import LINGER, protocol_factory
+from peili.mirror.support.tasks import finish
 from peili.mirror.tls.from_files import refreshing
 from peili.mirror.tls.local_certificate import LocalCertificate
 
@@ -92,7 +95,7 @@ async def serve(
                 await mirror.resume()
                 yield Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
             finally:
-                await mirror.drain(mirror.limits.drain_timeout)
+                await finish(mirror.drain(mirror.limits.drain_timeout), sys.exception())
                 for door, _ in doors:  # before the first one is awaited, so that all stop at the same time
                     door.should_exit = True
 
@@ -205,8 +208,13 @@ class _DoorServer(uvicorn.Server):
         finally:
             started.cancel()
             self.should_exit = True
-            abort = asyncio.get_running_loop().call_later(LINGER, self._abort)
-            await asyncio.wait({task, started})
+            await finish(self._wait_stopped({task, started}), sys.exception())
+
+    async def _wait_stopped(self, tasks: set[asyncio.Task[Any]]) -> None:
+        abort = asyncio.get_running_loop().call_later(LINGER, self._abort)
+        try:
+            await asyncio.wait(tasks)
+        finally:
             abort.cancel()
 
     def _abort(self) -> None:

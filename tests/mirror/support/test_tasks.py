@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 import pytest
 
 from peili.mirror import Backoff, Broadcast
-from peili.mirror.support.tasks import Tasks, keep_running
+from peili.mirror.support.tasks import Tasks, finish, is_own_failure, keep_running
 
 
 def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
@@ -108,3 +109,76 @@ def test_what_a_task_starts_while_its_owner_exits_is_cancelled_and_awaited() -> 
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(run())
+
+
+class Work:
+    """Work that ends when `go_on` is set; it may be cancelled before."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.outcome = ""
+
+    async def run(self) -> None:
+        self.started.set()
+        try:
+            await self.go_on.wait()
+            self.outcome = "done"
+        except asyncio.CancelledError:
+            self.outcome = "cancelled"
+            raise
+
+
+def test_work_that_is_finished_is_not_disturbed_by_further_cancellations() -> None:
+    async def main() -> None:
+        work = Work()
+        task = asyncio.create_task(finish(work.run(), asyncio.CancelledError()))
+        await work.started.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        assert not task.done()
+        work.go_on.set()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert work.outcome == "done"
+
+    asyncio.run(main())
+
+
+def test_the_first_cancellation_is_passed_on_to_work_that_is_finished() -> None:
+    async def main() -> None:
+        work = Work()
+        task = asyncio.create_task(finish(work.run()))
+        await work.started.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert work.outcome == "cancelled"
+
+    asyncio.run(main())
+
+
+def test_an_error_of_work_that_is_finished_is_raised() -> None:
+    async def fail() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        asyncio.run(finish(fail()))
+
+
+def test_whose_failure_an_error_is() -> None:
+    group = BaseExceptionGroup("", [asyncio.CancelledError()])
+    errors = (LookupError(), asyncio.CancelledError(), group, KeyboardInterrupt(), SystemExit(), GeneratorExit())
+
+    async def main() -> None:
+        assert [*map(is_own_failure, errors)] == [True, True, True, False, False, False]
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        assert [*map(is_own_failure, errors)] == [True, False, False, False, False, False]
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+    assert is_own_failure(group)
+    asyncio.run(main())

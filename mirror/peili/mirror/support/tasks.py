@@ -97,6 +97,33 @@ def is_own_failure(error: BaseException) -> bool:
     return task is None or not task.cancelling()
 
 
+async def finish(work: Coroutine[Any, Any, None], cause: BaseException | None = None) -> None:
+    """Run `work` in its own task to its end, even if the current task is cancelled again and again.
+
+    A cancelled scope of anyio does that: it cancels its task at each await, also while that cleans up. So `work` must
+    end by itself in bounded time. The cancellation is raised in the end.
+
+    Args:
+        work: What has to be done before the current task may go on.
+        cause: Why the current task cleans up. If it was cancelled already, `work` is not disturbed. If not, the first
+            cancellation is passed on to `work`, so that it hurries.
+    """
+    task = asyncio.create_task(work)
+    is_passed_on, cancellation = isinstance(cause, asyncio.CancelledError), None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancellation = error
+            if not is_passed_on:
+                is_passed_on = True
+                task.cancel()
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        raise failure
+    if cancellation is not None:
+        raise cancellation
+
+
 class Broadcast:
     """Notifies all waiting tasks of a change. Used on one event loop.
 
