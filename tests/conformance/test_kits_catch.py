@@ -239,3 +239,27 @@ async def test_a_conforming_resolver_passes() -> None:
 async def test_broken_options_are_caught(broken: type[MemoryStore], promise: str) -> None:
     with expect_broken(promise):
         check_options(broken, {})
+
+
+@pytest.mark.parametrize(
+    "error", [asyncio.CancelledError(), BaseExceptionGroup("a group", [asyncio.CancelledError()])], ids=repr
+)
+async def test_any_error_of_an_implementation_breaks_the_promise(error: BaseException) -> None:
+    async def fail() -> None:
+        raise error
+
+    with pytest.raises(ConformanceError, match="it does not fail"):
+        await conformance.check_promise("it does not fail", fail())
+
+
+async def test_an_implementation_that_ignores_its_cancellation_is_not_awaited() -> None:
+    go_on = asyncio.Event()
+
+    async def ignore() -> None:
+        while not go_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await go_on.wait()
+
+    with pytest.raises(ConformanceError, match=r"it ends: not so within 0\.05 s, and it ignores"):
+        await conformance.check_promise("it ends", ignore(), 0.05)
+    go_on.set()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from peili.mirror.support.deadlines import Countdown, Deadline
+from peili.mirror.support.deadlines import ON_OVERRUN, Countdown, Deadline
 
 pytestmark = pytest.mark.anyio
 
@@ -84,3 +86,15 @@ async def test_a_restarted_or_cancelled_countdown_does_not_end() -> None:
     cancelled.cancel()
     await asyncio.sleep(2 * SECONDS)
     assert not over.is_set()
+
+
+async def test_a_block_that_goes_on_after_the_end_is_reported() -> None:
+    overrun: asyncio.Future[asyncio.Task[Any]] = asyncio.get_running_loop().create_future()
+    token = ON_OVERRUN.set(overrun.set_result)
+    try:
+        async with Deadline(0.01):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+            assert await overrun is asyncio.current_task()
+    finally:
+        ON_OVERRUN.reset(token)

@@ -2,7 +2,7 @@
 
 From the outside to the inside, they are::
 
-    local:  RequestMetrics > RequestChecks > AccessCheck > Pacing > LocalDoor
+    local:  RequestMetrics > StuckRequests > RequestChecks > AccessCheck > Pacing > LocalDoor
     peer:   RequestMetrics > AccessCheck > Pacing > PeerDoor
                                                   > PluginRouteMiddleware > a route of a plug-in
     ops:    RequestChecks > HostHeaderCheck > Starlette
@@ -26,6 +26,7 @@ from peili.mirror.doors.local_checks import RequestChecks, check_host, check_no_
 from peili.mirror.doors.middleware import RESOLVER_PATH, ROUTER_PATH, PluginRouteMiddleware, RequestMetrics
 from peili.mirror.doors.pacing import door_pacers, paced
 from peili.mirror.doors.peer import PeerDoor
+from peili.mirror.doors.stuck_requests import StuckRequests
 from peili.mirror.metrics.counters import LOCAL, PEER, Metrics
 from peili.mirror.metrics.spans import Spans
 from peili.mirror.plugins.interfaces import Context, Router
@@ -70,7 +71,7 @@ class Layers:
         """Return the app of the local door."""
         app: ASGIApp = AccessCheck(paced(door, self._pacers.local), LOCAL, self._local_auth, self._context)
         app = RequestChecks(app, (self._host_check, check_no_browser), self._context)
-        return self._counted(app, LOCAL)
+        return self._counted(StuckRequests(app, self._context), LOCAL)
 
     def peer(self, door: PeerDoor, router: Router, resolver: Resolver) -> ASGIApp:
         """Return the app of the peer door, with the routes of the router and the resolver."""

@@ -67,7 +67,7 @@ async def may_resume(state: RelayState, digest: Digest, first: int) -> bool:
         return False
     try:
         async with (
-            asyncio.timeout(state.limits.first_byte_timeout / 4),
+            Deadline(state.limits.first_byte_timeout / 4),
             await state.context.store.open(digest, partial=True) as content,
         ):
             return content.available >= first
@@ -107,7 +107,7 @@ async def create_verifier(
         _log_part(state, digest, f"the runtime fetches it in parallel parts, this one from byte {span.start} on")
         return Unverified(digest)
     verifier = Verifier(digest)
-    bound = asyncio.timeout((deadline - asyncio.get_running_loop().time()) / 2)
+    bound = Deadline((deadline - asyncio.get_running_loop().time()) / 2)
     try:
         async with bound:
             if await read_back(verifier, digest, span.start, state.context.store):

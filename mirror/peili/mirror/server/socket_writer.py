@@ -60,6 +60,9 @@ class SocketWriter(ABC):
         """Acquire what sending needs. Return whether that worked. If not, send the body in messages."""
         return True
 
+    def abort(self) -> None:  # noqa: B027 - a writer without a connection has nothing to close
+        """Close the connection at once, whatever is being written."""
+
     @abstractmethod
     def set_timeout(self, seconds: float) -> None:
         """Set for how many seconds the client may read nothing."""
@@ -148,6 +151,10 @@ class WrappedSocketWriter(SocketWriter):
         return self._writer.prepare()
 
     @override
+    def abort(self) -> None:
+        self._writer.abort()
+
+    @override
     def set_timeout(self, seconds: float) -> None:
         self._writer.set_timeout(seconds)
 
@@ -206,6 +213,13 @@ class DirectSocketWriter(SocketWriter):
         except OSError:
             return False
         return True
+
+    @override
+    def abort(self) -> None:
+        if self._socket is not None:  # the duplicate would keep the connection open
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._transport.abort()
 
     @override
     def set_timeout(self, seconds: float) -> None:

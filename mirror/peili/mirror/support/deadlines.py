@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 _TICKS = 10
+_GRACE = 2.0
+"""Seconds after the end of a deadline in which its block has to end."""
+OnOverrun: TypeAlias = Callable[[asyncio.Task[Any]], None]
+ON_OVERRUN: ContextVar[OnOverrun | None] = ContextVar("peili.on_overrun", default=None)
+"""Called on the loop with the task of a `Deadline` in this context that has ended, but whose block goes on: it ignores
+that it was cancelled. Nothing can end it.
+"""
 
 
 class Countdown:
@@ -73,6 +81,7 @@ class Deadline:
         self._seconds = seconds
         self._is_expired = False
         self._expiry: asyncio.Handle | None = None
+        self._grace: Countdown | None = None
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
@@ -88,6 +97,8 @@ class Deadline:
         self._countdown.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
+        if self._grace is not None:
+            self._grace.cancel()
         # As in asyncio.timeout: if other code has cancelled the task, too, that cancellation continues.
         if self._is_expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
@@ -115,3 +126,5 @@ class Deadline:
     def _cancel(self) -> None:
         self._is_expired = True
         self._task.cancel()
+        if (on_overrun := ON_OVERRUN.get()) is not None:
+            self._grace = Countdown(_GRACE, lambda: on_overrun(self._task))

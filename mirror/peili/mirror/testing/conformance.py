@@ -16,9 +16,12 @@ from typing import Any
 from peili.mirror.errors import ConfigError
 from peili.mirror.plugins.interfaces import Plugin
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import is_own_failure
 
 DEFAULT_TIMEOUT = 30.0
 """The default of `within`: the seconds in which each promise must be kept, all waits included."""
+_FACTOR = 3
+"""After how many times `within` a check is not awaited any more. A late deadline takes up to twice as long."""
 Promises = Sequence[tuple[str, Callable[..., Coroutine[Any, Any, None]]]]
 """Sentences with the coroutine functions that check them."""
 
@@ -49,6 +52,17 @@ class BrokenPromise(Exception):
 
 async def check_promise(promise: str, check: Awaitable[None], within: float = DEFAULT_TIMEOUT) -> None:
     """Run `check`. Raises ConformanceError if it fails in any way, or takes longer than `within` seconds."""
+    checking = asyncio.create_task(_check_promise(promise, check, within))  # its own: it may ignore a cancellation
+    try:
+        _, late = await asyncio.wait({checking}, timeout=_FACTOR * within)
+    finally:  # also if this is cancelled
+        checking.cancel()
+    if late:
+        raise ConformanceError(promise, f"not so within {within:g} s, and it ignores that it was cancelled")
+    checking.result()
+
+
+async def _check_promise(promise: str, check: Awaitable[None], within: float) -> None:
     deadline = Deadline(within)
     try:
         async with deadline:
@@ -57,7 +71,9 @@ async def check_promise(promise: str, check: Awaitable[None], within: float = DE
         raise
     except BrokenPromise as error:
         raise ConformanceError(promise, str(error)) from error
-    except Exception as error:
+    except BaseException as error:
+        if not is_own_failure(error):
+            raise
         if deadline.expired():
             raise ConformanceError(promise, f"not so within {within:g} s") from error
         raise ConformanceError(promise, f"{error!r} was raised") from error
