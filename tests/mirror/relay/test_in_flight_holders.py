@@ -374,6 +374,13 @@ async def test_a_superseded_lease_of_a_whole_holder_moves_the_transfer_too() -> 
     assert lease.reasons == ["superseded"]
 
 
+async def test_a_lease_that_is_always_superseded_at_once_does_not_use_up_the_restarts() -> None:
+    data, lease = content(LARGE), FeedingLease()
+    lease.is_superseded.set()
+    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
+        assert (await host.get(Digest.of(data))).body == data
+
+
 async def test_upstream_in_the_middle_cuts_at_the_byte() -> None:
     """The runtime then asks for the rest, is told the same, and continues upstream."""
     upstream = RecordingLease()

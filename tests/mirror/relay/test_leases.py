@@ -19,7 +19,9 @@ from peili.mirror import (
     Context,
     Digest,
     Feed,
+    Holder,
     Lease,
+    Peer,
     RouterUnavailable,
     Upstream,
     Wait,
@@ -454,3 +456,22 @@ async def test_a_router_that_fails_in_the_middle_cuts_after_progress(error: Exce
         assert (pulled.status, pulled.whole, len(pulled.body)) == (200, False, 200_000)
         await until(lambda: lease.reasons)
     assert lease.reasons == ["broken"]
+
+
+MALFORMED = [
+    Feed(cast("tuple[Holder, ...]", None)),
+    Feed(cast("tuple[Holder, ...]", (Peer("a", ()),))),
+    Feed((), cast("Lease", None)),
+    Upstream(cast("Lease", None)),
+    Wait(cast("float", None)),
+]
+
+
+@pytest.mark.parametrize("answer", MALFORMED, ids=str)
+async def test_an_answer_with_a_part_of_a_wrong_type_sends_the_runtime_upstream_and_is_logged(
+    answer: Advice, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pulling(AdvisingRouter(answer)) as host:
+        assert (await host.get(Digest.of(b"something"))).status == 404
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert f"AdvisingRouter.acquire returned {answer!r}, not Feed, Wait or Upstream with" in line

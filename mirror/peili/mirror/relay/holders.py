@@ -29,7 +29,7 @@ _MAX_SLOW_FEEDERS = 2
 _TRACE_PATIENCE = 5.0
 """Seconds for which a transfer waits until it is known where a wrong byte entered. A host on the way may be silent."""
 _REPLACEMENT_SHARE = 0.75
-"""The part of ``limits.restarts`` that replacements by a faster holder may use. The rest is for failures."""
+"""The part of ``limits.restarts`` that replacements by a better holder may use. The rest is for failures."""
 
 
 class Holders:
@@ -350,13 +350,14 @@ class Holders:
         if self._feeder is not None:
             return  # it watches the source, and has reported it
         self.lease.use(Holder(source.peer, complete=True, size=source.span.size))
+        state = self._state
+        if self._races > state.limits.restarts * _REPLACEMENT_SHARE:
+            return  # the other restarts are for failures
         if self.lease.may_be_superseded:
             self._supersession = asyncio.create_task(self._interrupt_when_superseded(source))
-        state = self._state  # a faster holder replaces it, if enough restarts are left for failures
-        if self._races <= state.limits.restarts * _REPLACEMENT_SHARE:
-            self._watcher = SourceWatcher(
-                source, state.scores, state.limits, state.log, lambda rate: self.requests.find_faster(source, rate)
-            )
+        self._watcher = SourceWatcher(
+            source, state.scores, state.limits, state.log, lambda rate: self.requests.find_faster(source, rate)
+        )
 
     async def _interrupt_when_superseded(self, source: Source) -> None:
         await self.lease.superseded()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peili.mirror.errors import NotFound, RouterUnavailable, Unavailable
 from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT, Metrics
@@ -188,9 +188,10 @@ class TransferLease:
         finally:
             self._metrics.lookups.add(_result(answer))
             self._metrics.lookup_seconds.add(time.monotonic() - started)
-        if isinstance(answer, Feed | Wait | Upstream):
+        if isinstance(answer, Feed | Wait | Upstream) and _is_well_formed(answer):
             return answer
-        self._context.log.error("%s: %s returned %r, not Feed, Wait or Upstream", want.key, name, answer)
+        right = "not Feed, Wait or Upstream with holders, a lease and a time of the right types"
+        self._context.log.error("%s: %s returned %r, %s", want.key, name, answer, right)
         raise NotFound("the router gave no valid answer")
 
     async def _replace(self, lease: Lease) -> None:
@@ -213,6 +214,21 @@ class TransferLease:
                 raise
             self._takes_reports = False
             self._context.log.exception("%s: the router's lease failed to take progress", self._digest)
+
+
+def _is_well_formed(answer: Feed | Wait | Upstream) -> bool:
+    """Return whether the fields of a router's answer have the right types. A plug-in may put in anything."""
+    match answer:
+        case Feed(holders, lease):
+            return _is_a(holders, Sequence) and _is_a(lease, Lease) and all(_is_a(each, Holder) for each in holders)
+        case Wait(until):
+            return _is_a(until, (int, float))
+        case Upstream(lease):
+            return _is_a(lease, Lease)
+
+
+def _is_a(value: object, kind: type[Any] | tuple[type[Any], ...]) -> bool:
+    return isinstance(value, kind)
 
 
 def _result(answer: object) -> str:
