@@ -21,7 +21,7 @@ from tests.conformance.routers import PushSubject
 from tests.conformance.stores import LayoutSubject, MemoryArrival, MemorySubject
 from typing_extensions import override
 
-from peili.mirror import ConfigError, Descriptor, Digest, Peer, PushRouter, Reference
+from peili.mirror import ConfigError, Descriptor, Digest, Peer, PushRouter, Reference, StoreEvent
 from peili.mirror.testing import (
     ConformanceError,
     ContentSubject,
@@ -263,3 +263,29 @@ async def test_an_implementation_that_ignores_its_cancellation_is_not_awaited() 
     with pytest.raises(ConformanceError, match=r"it ends: not so within 0\.05 s, and it ignores"):
         await conformance.check_promise("it ends", ignore(), 0.05)
     go_on.set()
+
+
+class WithoutYield(MemoryStore):
+    @override
+    async def watch(self) -> Any:
+        return None
+
+
+class FailingWatch(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        raise BaseExceptionGroup("out of order", [asyncio.CancelledError()])
+        yield
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [(WithoutYield, "it must be an async generator"), (FailingWatch, "out of order")],
+)
+async def test_the_kit_says_why_a_watch_has_ended(store: type[MemoryStore], words: str) -> None:
+    @asynccontextmanager
+    async def subject() -> AsyncGenerator[StoreSubject]:
+        yield MemorySubject(store())
+
+    with pytest.raises(ConformanceError, match=f"the watch ended with .*{words}"):
+        await check_store(subject, within=WITHIN)

@@ -15,13 +15,11 @@ from typing import Any
 
 from peili.mirror.errors import ConfigError
 from peili.mirror.plugins.interfaces import Plugin
-from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.deadlines import ON_OVERRUN, Deadline
 from peili.mirror.support.tasks import is_own_failure
 
 DEFAULT_TIMEOUT = 30.0
 """The default of `within`: the seconds in which each promise must be kept, all waits included."""
-_FACTOR = 3
-"""After how many times `within` a check is not awaited any more. A late deadline takes up to twice as long."""
 Promises = Sequence[tuple[str, Callable[..., Coroutine[Any, Any, None]]]]
 """Sentences with the coroutine functions that check them."""
 
@@ -52,12 +50,20 @@ class BrokenPromise(Exception):
 
 async def check_promise(promise: str, check: Awaitable[None], within: float = DEFAULT_TIMEOUT) -> None:
     """Run `check`. Raises ConformanceError if it fails in any way, or takes longer than `within` seconds."""
+    overrun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def report(task: asyncio.Task[Any]) -> None:
+        if task is checking and not overrun.done():
+            overrun.set_result(None)
+
+    token = ON_OVERRUN.set(report)
     checking = asyncio.create_task(_check_promise(promise, check, within))  # its own: it may ignore a cancellation
+    ON_OVERRUN.reset(token)
     try:
-        _, late = await asyncio.wait({checking}, timeout=_FACTOR * within)
+        await asyncio.wait({checking, overrun}, return_when=asyncio.FIRST_COMPLETED)
     finally:  # also if this is cancelled
         checking.cancel()
-    if late:
+    if not checking.done():
         raise ConformanceError(promise, f"not so within {within:g} s, and it ignores that it was cancelled")
     checking.result()
 

@@ -6,12 +6,14 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 from peili.mirror.oci.references import OCI_MANIFEST, OCTET_STREAM, Digest, Key, Reference
+from peili.mirror.plugins.checks import check, plain
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import is_own_failure
 from peili.mirror.testing.conformance import expect, fresh_bytes
 from peili.mirror.testing.content_kit import Arrival, read_range
 
@@ -75,7 +77,7 @@ class Watched:
         self.have: dict[Key, Have] = {}
         self.synced = False
         self.ended = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._changed = asyncio.Event()
 
     def take(self, event: StoreEvent) -> None:
@@ -93,18 +95,21 @@ class Watched:
 
     async def follow(self, store: Store) -> None:
         """Apply every event of a watch of `store`, until it ends or this is cancelled."""
-        stream = store.watch()
         try:
-            async for events in stream:
-                for event in events:
-                    self.take(event)
-                self._changed.set()
-        except Exception as error:  # noqa: BLE001 - `until` raises it
-            self.error = error
+            stream = plain(store.watch(), "watch", "an async generator (async def, with yield)")
+            check(stream, AsyncGenerator, "watch returned")
+            async with aclosing(stream):
+                async for events in stream:
+                    for event in events:
+                        self.take(event)
+                    self._changed.set()
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
+            self.error = error  # `until` raises it
         finally:
             self.ended = True
             self._changed.set()
-            await stream.aclose()
 
     async def until(self, condition: Callable[[], bool], *, within: float = 10.0) -> None:
         """Wait until `condition` is true. It is tested after each batch of events.
@@ -120,7 +125,8 @@ class Watched:
         async with Deadline(within):
             while not condition():
                 if self.ended:
-                    raise RuntimeError("the watch ended") from self.error
+                    reason = "without an error" if self.error is None else f"with {self.error!r}"
+                    raise RuntimeError(f"the watch ended {reason}") from self.error
                 self._changed.clear()
                 await self._changed.wait()
 
