@@ -61,8 +61,10 @@ async def check_promise(promise: str, check: Awaitable[None], within: float = DE
     ON_OVERRUN.reset(token)
     try:
         await asyncio.wait({checking, overrun}, return_when=asyncio.FIRST_COMPLETED)
-    finally:  # also if this is cancelled
+    except asyncio.CancelledError:
         checking.cancel()
+        await asyncio.wait({checking}, timeout=within)
+        raise
     if not checking.done():
         raise ConformanceError(promise, f"not so within {within:g} s, and it ignores that it was cancelled")
     checking.result()
