@@ -252,6 +252,17 @@ async def test_any_error_of_an_implementation_breaks_the_promise(error: BaseExce
         await conformance.check_promise("it does not fail", fail())
 
 
+async def test_an_implementation_must_not_cancel_its_caller() -> None:
+    async def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(ConformanceError, match="it leaves its caller alone: the task that called it was cancelled"):
+        await conformance.check_promise("it leaves its caller alone", cancel())
+
+
 async def test_an_implementation_that_ignores_its_cancellation_is_not_awaited() -> None:
     go_on = asyncio.Event()
 

@@ -150,6 +150,22 @@ async def test_a_plug_in_that_fails_on_exit_does_not_affect_the_agent(
     assert [each.getMessage() for each in caplog.records] == ["Fragile failed to exit"]
 
 
+class CancelsItsTask(MemoryStore):
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        yield
+
+
+async def test_the_log_says_that_the_task_of_a_plug_in_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    async with Mirror(CancelsItsTask(), MemoryRouter(), limits=QUICK) as mirror:
+        await until(lambda: "CancelsItsTask: its task was cancelled; it is not entered again" in caplog.text)
+        assert await status(mirror, NOTHING) == 404
+
+
 class Slow(MemoryStore):
     """Takes long to be entered or exited."""
 

@@ -255,6 +255,8 @@ class Supervisor:
                 if isinstance(error, BaseExceptionGroup) and not is_own:
                     raise asyncio.CancelledError from error  # the plug-in was cancelled, and failed to exit
                 if not is_own:
+                    if not self._stopping.is_set():
+                        self._context.log.warning("%s: its task was cancelled; it is not entered again", name)
                     raise
             finally:
                 self.is_entered = False

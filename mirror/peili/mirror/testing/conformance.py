@@ -67,6 +67,8 @@ async def check_promise(promise: str, check: Awaitable[None], within: float = DE
         raise
     if not checking.done():
         raise ConformanceError(promise, f"not so within {within:g} s, and it ignores that it was cancelled")
+    if checking.cancelled():
+        raise ConformanceError(promise, "the task that called it was cancelled by it")
     checking.result()
 
 
