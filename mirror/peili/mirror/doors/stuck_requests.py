@@ -76,7 +76,8 @@ class StuckRequests:
 
 def _place(task: asyncio.Task[Any]) -> str:
     """Return where `task` waits: the innermost function that is not of asyncio, with its file and line."""
-    place, waiting = "a plug-in", task.get_coro()
+    place = "a plug-in"
+    waiting: object = task.get_coro()
     while waiting is not None:
         frame: FrameType | None = getattr(waiting, "cr_frame", None)
         if frame is not None and Path(frame.f_code.co_filename).parent != _ASYNCIO:
