@@ -467,7 +467,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("answer", MALFORMED, ids=str)
+@pytest.mark.parametrize("answer", MALFORMED, ids=["no holders", "a peer", "no lease", "upstream", "wait"])
 async def test_an_answer_with_a_part_of_a_wrong_type_sends_the_runtime_upstream_and_is_logged(
     answer: Advice, caplog: pytest.LogCaptureFixture
 ) -> None:
