@@ -119,11 +119,14 @@ def _on_other_registry(drill: Drill, rate: str, *, closed: bool) -> None:
     drill.pulls.start(drill.others)
 
 
-def _slow_uplink(drill: Drill) -> None:
-    node = drill.others[0].node
+def _slow_uplink(drill: Drill, *, is_first: bool) -> None:
+    """Let a host have a slow uplink: the one that is sent upstream, or another one."""
+    node = (drill.first if is_first else drill.others[0]).node
     assert isinstance(node, NamespaceNode)
     node.limit_link("10mbit", f"{drill.scene.links.hosts}mbit")
-    drill.pulls.start(drill.hosts)
+    drill.pulls.start([drill.first])
+    drill.wait(0.3)
+    drill.pulls.start(drill.others)
 
 
 def _freeze_upstream(drill: Drill) -> None:
@@ -206,8 +209,18 @@ FAULTS: Sequence[Fault] = (
     Fault(
         "one host of eight has an uplink of 10 Mbit/s, the others 100",
         "It becomes a leaf: it feeds nobody, or gives up its children soon.",
-        _slow_uplink,
+        partial(_slow_uplink, is_first=False),
         times=1.5,
+        layers=(64 * MIB,),
+        links=Links(100, 100),
+    ),
+    Fault(
+        "the first host has an uplink of 10 Mbit/s, the others 100",
+        "A second host is sent upstream, and the others follow it. So most of the content is sent twice, for which "
+        "upstream alone needs twice the time.",
+        partial(_slow_uplink, is_first=True),
+        2.05,
+        times=2.2,
         layers=(64 * MIB,),
         links=Links(100, 100),
     ),

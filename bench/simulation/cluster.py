@@ -167,7 +167,8 @@ class Cluster:
                 return self._fail_later(transfer, FailureReason.CIRCULAR, self._hop)
             if len(self._children(source)) > self.limits.children:
                 return self._fail_later(transfer, FailureReason.BUSY, self._hop)
-        transfer.depth = source.depth + 1 if source.state is not State.DONE else 1
+        transfer.source = source
+        transfer.is_source_whole = source.state is State.DONE
         self.network.source[transfer.row] = feeder
         if source.state in {State.WAITING, State.UPSTREAM, State.FAILED}:
             self._watch_claim(source)
@@ -199,7 +200,7 @@ class Cluster:
                 self.at(self.time + _GIVEN_UP_AFTER, lambda: self._withdraw(transfer))
                 self.at(self.time + _RETRY_AFTER, lambda: self._retry(transfer))
             return
-        transfer.state = State.UPSTREAM
+        transfer.state, transfer.source = State.UPSTREAM, None
         self.network.source[transfer.row] = self.network.upstream
         size, offset = int(self.network.size[transfer.row]), int(self.network.offset[transfer.row])
         host.upstream.begin(self.keys[transfer.layer], size=size, can_share=True)

@@ -35,10 +35,21 @@ class Transfer:
     feeder: int = NOBODY
     home: str = ""
     failed: dict[str, str] = field(default_factory=dict[str, str])
-    depth: int = 0
+    source: Transfer | None = None
+    is_source_whole: bool = False
     claimed_at: float = NEVER
     claimed: float = 0.0
     published: float = -1.0
+
+    def depth(self) -> int:
+        """Return over how many hops it got its last bytes: from upstream, or from a host that had everything."""
+        hops, transfer = 0, self
+        while transfer.source is not None:
+            hops += 1
+            if transfer.is_source_whole:
+                break
+            transfer = transfer.source
+        return hops
 
 
 @dataclass(eq=False, slots=True)

@@ -100,7 +100,7 @@ def simulate(scenario: Scenario, seed: int = 1) -> Outcome:
         copies=float(network.sent[network.upstream]) / image,
         times=np.sort(np.array(ends)) / (image / (scenario.rates.host * scenario.overhead)),
         failed=sum(each.finished is None for each in alive),
-        depths=np.array([float(each.depth) for each in cluster.transfers]),
+        depths=np.array([float(each.depth()) for each in cluster.transfers]),
         uploads=np.sort(network.sent[: network.upstream]) / image,
         messages=sum(view.messages.total() for view in cluster.views) / scenario.hosts,
         busiest=max(max(view.at_home.values(), default=0) for view in cluster.views) / cluster.time,

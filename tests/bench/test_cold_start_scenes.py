@@ -28,7 +28,7 @@ def test_a_text_in_no_name_is_an_error() -> None:
 
 
 def test_faults_are_chosen_by_their_descriptions() -> None:
-    assert len(chosen_faults(Setting(Path()))) == 17
+    assert len(chosen_faults(Setting(Path()))) == 18
     assert [each.what.rpartition("'s ")[2] for each in chosen_faults(Setting(Path(), only="is stopped"))] == [
         "containerd is stopped",
         "client is stopped",

@@ -222,4 +222,5 @@ def _is_marker(request: Request) -> bool:
 
 
 def _has_content(request: Request) -> bool:
-    return request.method == "GET" and request.status in {200, 206}
+    is_content = "/blobs/" in request.path or "/manifests/" in request.path  # and no ping, which has two bytes
+    return is_content and request.method == "GET" and request.status in {200, 206}

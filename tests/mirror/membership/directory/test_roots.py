@@ -47,6 +47,24 @@ def test_a_root_that_grows_in_large_steps_gets_help_if_others_are_faster() -> No
     assert home.ask("b", 2 * MIB) == GoUpstream()
 
 
+@pytest.mark.parametrize(("sent", "is_helped"), [(2.0, True), (5.0, False)])
+def test_a_root_that_gets_much_more_than_it_sends_gets_help(sent: float, is_helped: bool) -> None:
+    """All hosts behind a slow uplink get little, so that nobody can say that other uplinks are faster."""
+    home, told, received = Home(), list[str](), 0
+    start(home, "abc")
+    for tick in range(1, 11):
+        home.now += 0.5
+        received = int(tick / 2 * sent * MIB)
+        home.has("a", int(tick / 2 * 10 * MIB))
+        home.claims.expire()
+        told += [host for host, feeder in (("b", "a"), ("c", "b")) if home.report(host, received, feeder)]
+    assert bool(told) == is_helped
+    if is_helped:
+        for _ in range(2):  # its runtime asks again, although the first root has more
+            assert home.ask("b", received) == GoUpstream()
+        assert home.feeder("c", received) == "b"
+
+
 def test_a_root_that_gets_other_content_fast_is_not_slow() -> None:
     home, key = Home(), KEY.replace("0", "1")
     start(home, "abc")

@@ -56,6 +56,7 @@ class Fetcher:
         is_starving: Whether another host was told that it gets no further bytes.
         is_barred: Whether wrong bytes went over a link of it, so that it feeds nobody while it receives.
         is_slow: Whether it feeds others only if nobody else can.
+        is_held_up: Whether it sends so much less than it receives that another host was sent upstream.
         is_superseded: Whether it should ask again.
         is_promoted: Whether it is sent upstream when it asks again.
         is_moved_last: Whether it should ask again once it feeds nobody.
@@ -96,6 +97,7 @@ class Fetcher:
     is_starving: bool = False
     is_barred: bool = False
     is_slow: bool = False
+    is_held_up: bool = False
     is_superseded: bool = False
     is_promoted: bool = False
     is_moved_last: bool = False

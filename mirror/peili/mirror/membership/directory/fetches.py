@@ -120,7 +120,7 @@ class Fetch:
             fetcher.measure_anew()
             fetcher.claimed = fetcher.fed_offset = fetcher.offset
             fetcher.grew = fetcher.fed_since = now
-            fetcher.is_starving = fetcher.has_given_up = fetcher.is_doubted = False
+            fetcher.is_starving = fetcher.has_given_up = fetcher.is_doubted = fetcher.is_held_up = False
             self.roots[fetcher.host] = None
             self.begun_at = now if self.begun_at is None else self.begun_at
         else:

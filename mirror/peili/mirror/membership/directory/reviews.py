@@ -16,6 +16,7 @@ from peili.mirror.membership.directory.roots import (
     MAX_REFUSALS,
     choose_root,
     dead_ends,
+    held_up_roots,
     lagging_roots,
     needs_root,
     unproven_roots,
@@ -137,6 +138,8 @@ class Reviews:
         counts = Counter(host for each in self._table.fetches() for host in each.roots)
         promoted = choose_root(fetch, self._rates, counts.__getitem__, now)
         if promoted is not None:
+            for root in held_up_roots(fetch, now):
+                root.is_held_up = True
             fetch.promoted_at, promoted.is_promoted = now, True
             for root in fetch.live_roots(now):
                 root.is_slow = True

@@ -88,11 +88,11 @@ def unproven_roots(fetch: Fetch, rates: LinkRates, timeout: float, now: float) -
 
 
 def lagging_roots(fetch: Fetch, now: float) -> set[str]:
-    """Return the roots that another root has overtaken, and that are slower."""
+    """Return the roots that another root has overtaken, and that are slower. Only a root that can send counts."""
     if len(fetch.roots) < 2:
         return set()
     live = fetch.live_roots(now)
-    lead = max(live, key=lambda each: each.offset, default=None)
+    lead = max((each for each in live if not each.is_held_up), key=lambda each: each.offset, default=None)
     if lead is None:
         return set()
     return {each.host for each in live if _is_overtaken(each, lead, now)}
@@ -118,7 +118,9 @@ def needs_root(fetch: Fetch, rates: LinkRates, now: float) -> bool:
         return False
     if fetch.promoted_at + _PROMOTION_TIME > now:
         return False
-    return not live or _is_slow(fetch, max(live, key=lambda each: each.rate_at(now) or 0.0), rates, now)
+    if not live or _is_slow(fetch, max(live, key=lambda each: each.rate_at(now) or 0.0), rates, now):
+        return True
+    return bool(held_up_roots(fetch, now))
 
 
 def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
@@ -138,6 +140,29 @@ def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
         return False
     # Without evidence, the root itself says for which of its keys a trial costs least. What it shows counts for all.
     return root.is_doubted and rates.possible_uplink(now) >= SLOW_FACTOR * rate
+
+
+def held_up_roots(fetch: Fetch, now: float) -> list[Fetcher]:
+    """Return the roots, if the uplinks of all of them hold up the others. A further root is not behind them then."""
+    live = fetch.live_roots(now)
+    is_in_flight = not any(each.is_whole for each in fetch.hosts.values())
+    return live if is_in_flight and all(_holds_up(fetch, each, now) for each in live) else []
+
+
+def _holds_up(fetch: Fetch, root: Fetcher, now: float) -> bool:
+    """Return whether those that read from `root` get much less than it receives, and need long for the rest.
+
+    Its uplink is probably slow. No other uplink can show that: all hosts behind it get no more.
+    """
+    rate = root.rate_at(now)
+    children = [fetch.hosts[each] for each in fetch.children.get(root.host, ()) if each in fetch.hosts]
+    if rate is None or fetch.size is None or not children:
+        return False
+    if any(each.rate is None or each.fed_since + _MEASURED_TIME > now for each in children):
+        return False
+    sent, offset = sum(each.rate_at(now) or 0.0 for each in children), max(each.offset for each in children)
+    is_slower = SLOW_FACTOR * sent <= rate and root.offset - offset > _AHEAD
+    return is_slower and fetch.size - offset >= _WORTH_TIME * sent
 
 
 def choose_root(fetch: Fetch, rates: LinkRates, count_roots: Callable[[str], int], now: float) -> Fetcher | None:
