@@ -48,3 +48,8 @@ def test_a_file_is_read_up_to_a_size(tmp_path: Path) -> None:
         atomic.read(file, 4)
     with pytest.raises(FileNotFoundError):
         atomic.read(tmp_path / "nothing")
+
+
+def test_a_link_to_dev_null_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(os.devnull)
+    assert atomic.read(tmp_path / "link") == b""

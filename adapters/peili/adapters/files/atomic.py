@@ -43,13 +43,16 @@ class UnusualFile(OSError):
 def read(file: Path, longest: int = LONGEST) -> bytes:
     """Return the content of a regular file, without waiting for another program. Symbolic links are followed.
 
+    ``/dev/null`` is empty, as it is for every program.
+
     Raises:
-        UnusualFile: It is a device, a FIFO or a socket, or has more than `longest` bytes.
+        UnusualFile: It is another device, a FIFO or a socket, or has more than `longest` bytes.
         OSError: It can't be read, or is a directory.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else opening a FIFO would wait
     try:
-        _check_regular(file, os.fstat(descriptor))
+        if not _is_null(status := os.fstat(descriptor)):
+            _check_regular(file, status)
         with open(descriptor, "rb", closefd=False) as opened:
             data = opened.read(longest + 1)
     finally:
@@ -57,6 +60,10 @@ def read(file: Path, longest: int = LONGEST) -> bytes:
     if len(data) > longest:
         raise UnusualFile(errno.EFBIG, f"more than {longest >> 20} MiB", str(file))
     return data
+
+
+def _is_null(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == Path(os.devnull).stat().st_rdev
 
 
 def _check_regular(file: Path, status: os.stat_result) -> None:
