@@ -181,4 +181,6 @@ def test_whose_failure_an_error_is() -> None:
             await asyncio.sleep(0)
 
     assert is_own_failure(group)
+    for end in (KeyboardInterrupt(), SystemExit(), GeneratorExit()):
+        assert not is_own_failure(BaseExceptionGroup("", [LookupError(), BaseExceptionGroup("", [end])]))
     asyncio.run(main())

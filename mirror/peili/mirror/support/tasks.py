@@ -88,7 +88,8 @@ def is_own_failure(error: BaseException) -> bool:
     """
     if isinstance(error, Exception):
         return True
-    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+    ends = (KeyboardInterrupt, SystemExit, GeneratorExit)
+    if isinstance(error, ends) or (isinstance(error, BaseExceptionGroup) and error.subgroup(ends) is not None):
         return False
     try:
         task = asyncio.current_task()
