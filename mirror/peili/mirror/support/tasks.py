@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 _T = TypeVar("_T")
 
@@ -89,7 +89,9 @@ def is_own_failure(error: BaseException) -> bool:
     if isinstance(error, Exception):
         return True
     ends = (KeyboardInterrupt, SystemExit, GeneratorExit)
-    if isinstance(error, ends) or (isinstance(error, BaseExceptionGroup) and error.subgroup(ends) is not None):
+    if isinstance(error, ends):
+        return False
+    if isinstance(error, BaseExceptionGroup) and cast("BaseExceptionGroup[Any]", error).subgroup(ends) is not None:
         return False
     try:
         task = asyncio.current_task()
