@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NoReturn, Self, TypeVar, cast
+from typing import Any, NoReturn, Self, TypeVar
 
 _T = TypeVar("_T")
 
@@ -91,8 +91,10 @@ def is_own_failure(error: BaseException) -> bool:
     ends = (KeyboardInterrupt, SystemExit, GeneratorExit)
     if isinstance(error, ends):
         return False
-    if isinstance(error, BaseExceptionGroup) and cast("BaseExceptionGroup[Any]", error).subgroup(ends) is not None:
-        return False
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[Any] = error
+        if group.subgroup(ends) is not None:
+            return False
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no loop runs, so nothing is cancelled
