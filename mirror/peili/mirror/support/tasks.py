@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, NoReturn, Self, TypeVar
 
 _T = TypeVar("_T")
@@ -88,18 +88,19 @@ def is_own_failure(error: BaseException) -> bool:
     """
     if isinstance(error, Exception):
         return True
-    ends = (KeyboardInterrupt, SystemExit, GeneratorExit)
-    if isinstance(error, ends):
+    if _ends_the_caller(error):
         return False
-    if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[Any] = error
-        if group.subgroup(ends) is not None:
-            return False
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no loop runs, so nothing is cancelled
         return True
     return task is None or not task.cancelling()
+
+
+def _ends_the_caller(error: BaseException) -> bool:
+    """Return whether `error`, or one in its group, ends the process or the generator of the caller."""
+    inner: Iterable[BaseException] = getattr(error, "exceptions", ()) if isinstance(error, BaseExceptionGroup) else ()
+    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or any(map(_ends_the_caller, inner))
 
 
 async def finish(work: Coroutine[Any, Any, None], cause: BaseException | None = None) -> None:
