@@ -99,7 +99,8 @@ def is_own_failure(error: BaseException) -> bool:
 
 def _ends_the_caller(error: BaseException) -> bool:
     """Return whether `error`, or one in its group, ends the process or the generator of the caller."""
-    inner: Iterable[BaseException] = getattr(error, "exceptions", ()) if isinstance(error, BaseExceptionGroup) else ()
+    anything: Any = error
+    inner: Iterable[BaseException] = anything.exceptions if isinstance(error, BaseExceptionGroup) else ()
     return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or any(map(_ends_the_caller, inner))
 
 
