@@ -266,7 +266,7 @@ def test_a_slow_root_gets_help_if_others_are_known_to_be_faster() -> None:
     home, offsets = Home(), dict[str, int]()
     for host in "abc":
         home.ask(host)
-    home.now += 0.1
+    home.now += 5.1
     home.claims.report("x", [], 10.0 * MIB)
     told = advance(home, "abc", {"a": 1, "b": 1, "c": 1}, 4, offsets)
     assert told == {"b"}, "it has the most bytes"
@@ -281,7 +281,7 @@ def test_hosts_move_to_the_root_that_is_ahead() -> None:
     for host in "bcd":
         assert home.feeder(host, size=1000) == "a"
     home.claims.table.fetches()[0].size = 64 * MIB
-    home.now += 0.1
+    home.now += 5.1
     home.claims.report("x", [], 10.0 * MIB)
     advance(home, "abcd", {"a": 1, "b": 1, "c": 1, "d": 1}, 4, offsets)
     assert home.ask("b", offsets["b"]) == GoUpstream()
@@ -456,7 +456,7 @@ def test_a_root_whose_runtime_fetches_other_content_first_has_as_much_time_as_it
 def test_a_home_that_was_restarted_learns_from_a_root_that_has_nothing_yet_that_it_is_one() -> None:
     home = Home()
     home.report("a", 0, is_queued=True)
-    home.now += 0.25
+    home.now += 1.0
     assert home.feeder("b") == "a"
     home.has("b", MIB)
     home.report("c", 0, is_queued=True)

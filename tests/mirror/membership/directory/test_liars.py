@@ -53,7 +53,7 @@ def test_a_whole_holder_that_speaks_again_is_no_longer_called_silent() -> None:
 def test_a_host_that_says_for_ever_that_it_fetches_other_content_first_is_not_waited_for_again() -> None:
     home = Home()
     home.report("liar", 0, is_queued=True)
-    home.now += 0.25
+    home.now += 1.0
     assert home.feeder("a") == "liar"
     for _ in range(300):
         home.now += 1

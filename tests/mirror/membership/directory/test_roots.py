@@ -65,6 +65,17 @@ def test_a_root_that_gets_much_more_than_it_sends_gets_help(sent: float, is_help
         assert home.feeder("c", received) == "b"
 
 
+def test_what_hosts_repeat_about_content_from_before_is_no_evidence() -> None:
+    home = Home()
+    start(home, "abc")
+    for tick in range(1, 11):
+        home.now += 0.5
+        home.has("a", tick * MIB // 4)
+        home.claims.report("x", [], 10.0 * MIB)  # it repeats what it got until now
+        home.claims.expire()
+        assert not home.report("b", tick * MIB // 4, "a")
+
+
 def test_a_root_that_gets_other_content_fast_is_not_slow() -> None:
     home, key = Home(), KEY.replace("0", "1")
     start(home, "abc")

@@ -15,7 +15,7 @@ from peili.mirror.membership.directory.feeders import Need
 from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.fetches import Fetch
 
-_FORMING_TIME = 0.25
+_FORMING_TIME = 1.0
 """Seconds after the first root was sent upstream for which the others wait for each other."""
 _FORMING_SIZE = 4 * MIB
 """The smallest content for which they do. Its root has no byte yet, as a rule: runtimes write their files in steps."""

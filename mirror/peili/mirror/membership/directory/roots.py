@@ -22,12 +22,17 @@ SLOW_FACTOR = 4
 """A root is slow if others get this many times as much from upstream. Three layers at once share one link."""
 _MEASURED_TIME = 2.0
 """Seconds for which a root is measured before it is called slow."""
+_REPEATED_TIME = 5.0
+"""Seconds for which hosts repeat a rate. What is heard in this time may be about content from before."""
 _WORTH_TIME = 5.0
 """A further root is worth the effort if the slow one needs at least this many seconds for the rest."""
 _PROMOTION_TIME = 5.0
 """Seconds from one promotion to the next, so that the effect of the first can be seen."""
 _AHEAD = 4 * MIB
 """By how many bytes a root must be ahead of another one, so that hosts move to it."""
+_HELD_UP = 16 * MIB
+"""By how many bytes all its children must be behind a root that holds them up. Layers that share an uplink may get
+unequal parts of it for some seconds, so less would show nothing."""
 _FASTER = 1.5
 """How many times as fast it must be."""
 _KNOWN_TIME = 10.0
@@ -132,7 +137,7 @@ def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
         return False
     rest = (fetch.size - root.offset) / max(rate, 1.0)
     rate = max(rate, rates.upstream_of(root.host, now))  # it may receive other keys on the same path
-    others = rates.upstream_of_others(root.host, root.fed_since, now)
+    others = rates.upstream_of_others(root.host, root.fed_since + _REPEATED_TIME, now)
     if others is not None and others >= SLOW_FACTOR * rate:
         return rest >= _WORTH_TIME
     is_upstream_slow = others is not None and others * SLOW_FACTOR >= rate  # the others get no more
@@ -161,7 +166,7 @@ def _holds_up(fetch: Fetch, root: Fetcher, now: float) -> bool:
     if any(each.rate is None or each.fed_since + _MEASURED_TIME > now for each in children):
         return False
     sent, offset = sum(each.rate_at(now) or 0.0 for each in children), max(each.offset for each in children)
-    is_slower = SLOW_FACTOR * sent <= rate and root.offset - offset > _AHEAD
+    is_slower = SLOW_FACTOR * sent <= rate and root.offset - offset > _HELD_UP
     return is_slower and fetch.size - offset >= _WORTH_TIME * sent
 
 
