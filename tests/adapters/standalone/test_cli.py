@@ -320,7 +320,7 @@ def test_with_a_key_the_urls_of_peers_must_be_https(
 def test_check_reads_the_certificate_of_the_local_door(tmp_path: Path) -> None:
     files = [f"--set=local.cert={tmp_path}/cert.pem", f"--set=local.key={tmp_path}/key.pem"]
     done = peili("serve", "--check", "--set=store.kind=memory", *files)
-    problem = f"peili: local.cert: {tmp_path}/cert.pem can't be read: no such file or directory\n"
+    problem = f"peili: --set: local.cert: {tmp_path}/cert.pem can't be read: no such file or directory\n"
     assert (done.returncode, done.stderr) == (2, problem)
 
 
