@@ -119,7 +119,7 @@ def test_other_files_of_k3s_are_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_a_link_to_something_else_than_a_file_stays_as_it_is(file: Path, tmp_path: Path) -> None:
-    """People switch a file off with a link to ``/dev/null``. A FIFO stands for it: whoever opens that, waits."""
+    """People switch a file off with a link to ``/dev/null``. A FIFO stands for it: a program that opens one waits."""
     os.mkfifo(tmp_path / "fifo")
     file.symlink_to(tmp_path / "fifo")
     subject = RegistriesFile(PEILI, file=file)

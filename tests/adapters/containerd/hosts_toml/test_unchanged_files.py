@@ -174,7 +174,7 @@ def test_a_loop_of_links_is_named_in_the_outcome(tmp_path: Path) -> None:
 
 
 def test_a_link_to_something_else_than_a_file_stays_as_it_is(tmp_path: Path) -> None:
-    """People switch a file off with a link to ``/dev/null``. A FIFO stands for it: whoever opens that, waits."""
+    """People switch a file off with a link to ``/dev/null``. A FIFO stands for it: a program that opens one waits."""
     make_tree(tmp_path, {"docker.io/hosts.toml": "../fifo", "b.example/hosts.toml": b"[host.'https://m']\n"})
     os.mkfifo(tmp_path / "fifo")
     before = snapshot(tmp_path)

@@ -1,4 +1,4 @@
-"""Hosts that ask at the same moment form a chain of one order for all layers, whoever asks first."""
+"""Hosts that ask at the same moment form a chain of one order for all layers, no matter which host asks first."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def chain(home: Home, root: str, hosts: Sequence[str], key: str = KEY) -> list[s
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_all_layers_have_the_same_chain_whoever_asks_first(seed: int) -> None:
+def test_all_layers_have_the_same_chain_no_matter_who_asks_first(seed: int) -> None:
     random = Random(seed)
     root = random.choice(NAMES)
     others = [each for each in NAMES if each != root]

@@ -155,7 +155,7 @@ class RegistryDirectory:
             found = [*self.path.iterdir()]
             return any(each.is_dir() for each in found) and all(each.name != HOSTS_TOML for each in found)
         except OSError:
-            return False  # whoever reads the directory reports that
+            return False  # the code that reads the directory reports that
 
     @cached_property
     def exists_without_peili(self) -> bool:
